@@ -1,0 +1,91 @@
+"""Events of the kernels that are not messages from a peer: peers come and go, time passes, the shell has done its part."""
+
+from __future__ import annotations
+
+import msgspec
+
+from parml_core.engine.base import WorkerInfo
+from parml_core.protocol.messages import Failure
+from parml_core.typing import Address, Key
+
+
+class Event(msgspec.Struct, frozen=True, gc=False):
+    """Base of all events."""
+
+
+class ClientJoined(Event):
+    """A client has authenticated. Its id is the sender of this event."""
+
+
+class WorkerJoined(Event):
+    """A worker has authenticated and registered; `holds` are values it brings along."""
+
+    info: WorkerInfo
+    address: Address
+    holds: tuple[tuple[Key, int], ...] = ()
+
+
+class PeerLost(Event):
+    """The connection to the sender is gone."""
+
+    reason: str
+
+
+class Tick(Event):
+    """Time has passed; whatever waits for a deadline looks at the clock."""
+
+
+class RunEnded(Event):
+    """The executor has run a task: its result is in the store, or `failure` tells why not."""
+
+    key: Key
+    attempt: int
+    nbytes: int
+    duration_s: float
+    failure: Failure | None = None
+
+
+class RankStarted(Event):
+    """The process of a rank runs."""
+
+    key: Key
+    attempt: int
+
+
+class RankInputsMissing(Event):
+    """A rank did not start because it could not fetch its inputs; `missing` as in the message InputsMissing."""
+
+    key: Key
+    attempt: int
+    missing: tuple[tuple[Key, Address, bool], ...]
+
+
+class Fetched(Event):
+    """
+    A request to a peer was answered: `values` are in the store now, the peer has none of `absent`, and it has the keys of
+    `failures` but cannot give them.
+    """
+
+    peer: Address
+    values: tuple[tuple[Key, int], ...]
+    absent: tuple[Key, ...] = ()
+    failures: dict[Key, Failure] = {}
+
+
+class FetchFailed(Event):
+    """A request to a peer failed: the peer could not be reached, or went away."""
+
+    peer: Address
+    keys: tuple[Key, ...]
+
+
+class ValuesPut(Event):
+    """A client has put values into the store."""
+
+    values: tuple[tuple[Key, int], ...]
+
+
+class SlotsBlocked(Event):
+    """Running tasks that use `count` threads only wait now (negative: they run again)."""
+
+    count: int

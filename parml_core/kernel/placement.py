@@ -1,0 +1,357 @@
+"""
+Which task goes to which worker, and when.
+
+A ready task waits in the scheduler, in one of two kinds of queue: tasks without inputs in the common queue, tasks with
+inputs in the queue of the worker where they cost least (bytes to move, against the work that already waits there). A worker
+with room takes the better of the two heads; one that finds neither takes from the longest queue, if moving the inputs
+costs less than the wait there. So nothing that a worker has not been sent yet needs a protocol to be stolen.
+
+How much is sent ahead of need follows the measured duration: about `prefetch_s` of work for each slot. Tasks of
+microseconds travel hundreds to a message, tasks of seconds one ahead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from heapq import heapify, heappop, heappush
+from math import inf
+
+from parml_core.kernel.records import GroupRecord, SchedulerPolicy, TaskRecord, WorkerRecord
+from parml_core.typing import WorkerId
+
+Entry = tuple[tuple[int, int, int], int, TaskRecord]
+
+STUCK_S = 2.0
+"""When for so long nothing ran but tasks that wait for others, a suspect may run beside one of these."""
+
+STEAL_DEPTH = 16
+"""So many tasks of another worker's queue are looked at: some are tied to it."""
+
+
+def threads_of(task: TaskRecord, worker: WorkerRecord) -> int:
+    """How many of a worker's threads a task uses there."""
+    hints = task.spec.hints if task.spec else None
+    return 1 if hints is None else min(hints.threads, worker.info.nthreads)
+
+
+class Placement:
+    """
+    The queues of ready tasks.
+
+    Parameters
+    ----------
+    policy : SchedulerPolicy
+    workers : mapping of id to WorkerRecord
+        Shared with the kernel, which owns it.
+    assign : callable
+        ``assign(task, worker)`` sends a queued task to a worker.
+    """
+
+    def __init__(
+        self,
+        policy: SchedulerPolicy,
+        workers: dict[WorkerId, WorkerRecord],
+        assign: Callable[[TaskRecord, WorkerRecord], None],
+    ) -> None:
+        self.policy = policy
+        self.workers = workers
+        self.assign = assign
+        self.queue: list[Entry] = []
+        self.suspects: dict[TaskRecord, None] = {}  # each to run alone on a worker
+        self.draining: dict[WorkerRecord, TaskRecord] = {}  # workers that get nothing more until they run this suspect
+        self.unplaceable: dict[TaskRecord, float] = {}  # no worker is here that may run it, since when
+        self.postponed: dict[TaskRecord, float] = {}  # to be placed at this time
+        self.maybe_room: dict[WorkerRecord, None] = {}  # contains every worker that has room
+        self.backlogged: dict[WorkerRecord, None] = {}  # contains every worker whose queue is not empty
+        self.stuck_since_s = inf  # all that runs only waits for others
+        self._sequence = 0
+
+    # --- estimates -----------------------------------------------------------------------------------------------------
+
+    def duration_s(self, group: GroupRecord) -> float:
+        """What a task of this group is expected to take."""
+        return group.duration_s if group.n_measured else self.policy.unknown_duration_s
+
+    def transfer_s(self, task: TaskRecord, worker: WorkerRecord) -> float:
+        """What it is expected to cost to bring the inputs of a task to a worker."""
+        nbytes = n_keys = 0
+        for dep in task.deps:
+            if worker not in dep.holders:
+                nbytes += dep.nbytes
+                n_keys += 1
+        return n_keys * self.policy.fetch_latency_s + nbytes / self.policy.bandwidth_bytes_per_s
+
+    def has_room(self, worker: WorkerRecord) -> bool:
+        """Whether a worker may be sent another task now."""
+        if worker.reserved_by is not None or (self.draining and self.drains(worker)):
+            return False
+        slots, busy = worker.slots, worker.busy
+        if busy < slots:
+            return True
+        if slots <= 0 or busy >= self.policy.prefetch_max * slots:
+            return False
+        return busy <= slots or worker.load_s < self.policy.prefetch_s * slots
+
+    def drains(self, worker: WorkerRecord) -> bool:
+        """Whether a worker gets nothing more because a suspect runs there alone, or is about to."""
+        suspect = self.draining.get(worker)
+        if suspect is None:
+            return False
+        if suspect.worker is not worker:
+            return True
+        return not worker.blocked and threads_of(suspect, worker) > 0  # one that waits for others must not keep them out
+
+    def eligible(self, task: TaskRecord) -> list[WorkerRecord]:
+        """Workers that may run a task, whether or not they have room."""
+        hints = task.spec.hints if task.spec else None
+        workers: Iterable[WorkerRecord] = self.workers.values()
+        if hints is None:
+            return list(workers)
+        if hints.where:
+            workers = [w for w in workers if w.id in hints.where or w.info.name in hints.where]
+        if hints.resources:
+            needs = hints.resources
+            workers = [w for w in workers if all(w.info.resources.get(name, 0) >= n for name, n in needs.items())]
+        return list(workers)
+
+    # --- putting tasks in ----------------------------------------------------------------------------------------------
+
+    def add(self, task: TaskRecord, now: float) -> None:
+        """Put a task whose state is now "queued" where it waits for a slot."""
+        self._sequence += 1
+        task.sequence = self._sequence
+        if self.suspects or self.unplaceable or self.postponed:  # where it may have waited before
+            for places in (self.suspects, self.unplaceable, self.postponed):
+                places.pop(task, None)
+        hints = task.spec.hints if task.spec else None
+        restricted = hints is not None and bool(hints.where or hints.resources)
+        if task.suspect:
+            if task not in self.draining.values():
+                self.suspects[task] = None
+        elif not task.deps and not restricted and (hints is None or hints.threads > 0):
+            task.preferred = None
+            heappush(self.queue, (task.priority, task.sequence, task))
+        else:
+            self._add_with_preference(task, now, restricted)
+
+    def _add_with_preference(self, task: TaskRecord, now: float, restricted: bool) -> None:
+        candidates: dict[WorkerRecord, None] = {}
+        if restricted:
+            candidates = dict.fromkeys(self.eligible(task))
+        else:
+            for dep in task.deps:
+                candidates.update(dep.holders)
+                if len(candidates) > 20:  # values that everybody holds do not speak for anybody
+                    break
+            for worker in self.maybe_room:  # one that is free may be worth a transfer
+                if self.has_room(worker) and not task.unreachable:
+                    candidates[worker] = None
+                    break
+        if not restricted and all(self._start_s(worker) == inf for worker in candidates):
+            candidates = dict.fromkeys(self.workers.values())
+        if not candidates:
+            self.unplaceable[task] = now
+            return
+        best = min(candidates, key=lambda w: (self._start_s(w) + self.transfer_s(task, w), w.busy + len(w.ready), w.index))
+        hints = task.spec.hints if task.spec else None
+        if hints is not None and hints.threads == 0 and not hints.resources:
+            self.assign(task, best)
+            return
+        task.preferred = best
+        heappush(best.ready, (task.priority, task.sequence, task))
+        self.backlogged[best] = None
+        if self.has_room(best):
+            self.maybe_room[best] = None
+
+    def _start_s(self, worker: WorkerRecord) -> float:
+        """When a task that is queued for this worker now is expected to start."""
+        slots = worker.slots
+        if slots <= 0 or worker.reserved_by is not None or self.drains(worker):
+            return inf  # ranks of a gang have it, or a suspect, and nobody knows for how long
+        wait_s = worker.load_s if worker.busy >= slots else 0.0
+        if worker.ready:
+            wait_s += len(worker.ready) * self.duration_s(worker.ready[0][2].group)
+        return wait_s / slots
+
+    def postpone(self, task: TaskRecord, until_s: float) -> None:
+        """Place a task whose state is now "queued" later."""
+        self._sequence += 1
+        task.sequence = self._sequence
+        self.postponed[task] = until_s
+        for worker, suspect in list(self.draining.items()):
+            if suspect is task:
+                del self.draining[worker]
+                self.maybe_room[worker] = None
+
+    def place_postponed(self, now: float) -> None:
+        for task, until_s in list(self.postponed.items()):
+            if task.state != "queued":
+                del self.postponed[task]
+            elif now >= until_s:
+                self.add(task, now)
+
+    def worker_joined(self, worker: WorkerRecord, now: float) -> None:
+        self.maybe_room[worker] = None
+        waiting, self.unplaceable = self.unplaceable, {}
+        for task, since in waiting.items():
+            if task.state == "queued":
+                self.add(task, since)
+
+    def worker_lost(self, worker: WorkerRecord) -> None:
+        """Send nothing more to a worker that is not in `workers` any more. What is queued for it has to be put elsewhere."""
+        self.maybe_room.pop(worker, None)
+        self.backlogged.pop(worker, None)
+        suspect = self.draining.pop(worker, None)
+        if suspect is not None and suspect.state == "queued":
+            self.suspects[suspect] = None
+
+    def queue_elsewhere(self, worker: WorkerRecord, now: float) -> None:
+        """Find another place for what is queued for a worker that is lost, or that a gang has taken."""
+        entries, worker.ready = worker.ready, []
+        self.backlogged.pop(worker, None)
+        for _, sequence, task in sorted(entries):
+            if task.state == "queued" and task.sequence == sequence:
+                self.add(task, now)
+
+    # --- taking tasks out ----------------------------------------------------------------------------------------------
+
+    def fill(self, now: float) -> None:
+        """Send tasks to workers that have room, to the least loaded first."""
+        if self.suspects:
+            self._drain_for_suspects(now)
+        else:
+            self.stuck_since_s = inf
+        if self.draining:
+            self._run_suspects()
+        if not self.queue and not self.backlogged:
+            return
+        open_ = []
+        for worker in list(self.maybe_room):
+            if self.has_room(worker):
+                open_.append((*self._load(worker), worker.index, worker))
+            else:
+                del self.maybe_room[worker]
+        heapify(open_)
+        parked: list[Entry] = []
+        while open_:
+            worker = heappop(open_)[3]
+            task = self._next(worker, parked)
+            if task is None:
+                continue
+            self.assign(task, worker)
+            if self.has_room(worker):
+                heappush(open_, (*self._load(worker), worker.index, worker))
+            else:
+                self.maybe_room.pop(worker, None)
+        for entry in parked:
+            preferred = entry[2].preferred
+            if preferred is not None:
+                heappush(preferred.ready, entry)
+                self.backlogged[preferred] = None
+
+    @staticmethod
+    def _load(worker: WorkerRecord) -> tuple[float, float]:
+        slots, busy = worker.slots or 1, worker.busy
+        return (worker.load_s / slots if busy >= slots else 0.0), busy / slots
+
+    def _next(self, worker: WorkerRecord, parked: list[Entry]) -> TaskRecord | None:
+        """The best task for a worker, taken out of its queue; tasks that lack a resource just now go to `parked`."""
+        while True:
+            own, common = self._head(worker.ready), self._head(self.queue)
+            if own is None and common is None:
+                self.backlogged.pop(worker, None)
+                return self._steal(worker)
+            source = worker.ready if common is None or (own is not None and own < common) else self.queue
+            entry = heappop(source)
+            if _resources_free(entry[2], worker):
+                return entry[2]
+            parked.append(entry)
+
+    def _steal(self, thief: WorkerRecord) -> TaskRecord | None:
+        """The first task of the longest queue from which one starts earlier here."""
+        best: TaskRecord | None = None
+        longest = 0
+        for worker in list(self.backlogged):
+            if self._head(worker.ready) is None:
+                del self.backlogged[worker]
+            elif len(worker.ready) > longest and worker is not thief:
+                if worker.busy < worker.slots and self.has_room(worker):
+                    continue  # it is about to take the task itself
+                task = self._stealable(worker, thief)
+                if task is not None:
+                    best, longest = task, len(worker.ready)
+        return best  # its entry in the queue is void as soon as it is assigned
+
+    def _stealable(self, worker: WorkerRecord, thief: WorkerRecord) -> TaskRecord | None:
+        gain_s = self._start_s(worker) - self._start_s(thief)
+        for _, sequence, task in worker.ready[:STEAL_DEPTH]:
+            if task.state != "queued" or task.sequence != sequence or task.unreachable:
+                continue
+            if self.transfer_s(task, thief) > gain_s:
+                continue
+            hints = task.spec.hints if task.spec else None
+            if hints is None or not (hints.where or hints.resources):
+                return task
+            if thief in self.eligible(task) and _resources_free(task, thief):
+                return task
+        return None
+
+    @staticmethod
+    def _head(queue: list[Entry]) -> Entry | None:
+        """The first entry that is still meant, or None; entries of tasks that moved on are thrown away."""
+        while queue:
+            entry = queue[0]
+            if entry[2].state == "queued" and entry[2].sequence == entry[1]:
+                return entry
+            heappop(queue)
+        return None
+
+    # --- suspects ------------------------------------------------------------------------------------------------------
+
+    def _drain_for_suspects(self, now: float) -> None:
+        """For each task that may have killed a worker choose a worker that it will have for itself."""
+        free = [w for w in self.workers.values() if w.slots > 0 and w.reserved_by is None and not self.drains(w)]
+        if any(w.busy > w.blocked for w in self.workers.values()):
+            self.stuck_since_s = inf
+        self.stuck_since_s = min(self.stuck_since_s, now)
+        if now - self.stuck_since_s < STUCK_S:
+            free = [w for w in free if w not in self.draining]
+        # else a suspect may be what another one waits for: it runs beside it
+        for task in list(self.suspects):
+            if not free:
+                return
+            if task.state != "queued":
+                del self.suspects[task]
+                continue
+            eligible = self.eligible(task)
+            fitting = [w for w in free if w in eligible and (not w.blocked or _resources_free(task, w))]
+            if fitting:
+                best = min(fitting, key=lambda w: (w.load_s, w.busy, w.index))
+                free.remove(best)
+                self.draining[best] = task
+            elif not eligible:
+                self.unplaceable[task] = now
+            else:
+                continue
+            del self.suspects[task]
+
+    def _run_suspects(self) -> None:
+        for worker, task in list(self.draining.items()):
+            if task.worker is worker:
+                continue
+            if task.state == "queued" and task.suspect:
+                if worker.slots > 0 and worker.busy > worker.blocked:
+                    continue  # until what runs there has ended, or waits for others
+                if worker.slots > 0 and _resources_free(task, worker):
+                    self.assign(task, worker)
+                    continue
+                self.suspects[task] = None  # a gang has taken the worker meanwhile, or tasks that wait keep its resources
+            del self.draining[worker]
+            self.maybe_room[worker] = None
+
+
+def _resources_free(task: TaskRecord, worker: WorkerRecord) -> bool:
+    hints = task.spec.hints if task.spec else None
+    if hints is None or not hints.resources:
+        return True
+    return all(worker.resources.get(name, 0) >= amount - 1e-9 for name, amount in hints.resources.items())

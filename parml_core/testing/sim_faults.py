@@ -1,0 +1,200 @@
+"""What goes wrong in a simulated cluster: processes die, are silent, come back; connections and requests fail."""
+
+from __future__ import annotations
+
+import msgspec
+
+from parml_core.engine.base import WorkerInfo
+from parml_core.testing.sim_client import ClientNode
+from parml_core.testing.sim_nodes import SchedulerNode, WorkerNode
+from parml_core.testing.sim_programs import Options, Program, Work
+from parml_core.testing.sim_world import World
+from parml_core.typing import Key
+
+
+class Rates(msgspec.Struct, frozen=True):
+    """Events per horizon, and probabilities."""
+
+    crashes: float
+    silences: float
+    resets: float
+    cuts: float
+    stalls: float
+    joins: float
+    leaves: float
+    client_ends: float
+    fetch_fails: float
+    fetch_absent: float
+    rejoin: float
+    same_address: bool
+    keeps_values: float
+
+    @staticmethod
+    def draw(world: World) -> Rates:
+        rng = world.rng
+
+        def rate(p: float, high: float) -> float:
+            return rng.random() * high if rng.random() < p else 0.0
+
+        calm = 0.0 if rng.random() < 0.15 else 1.0
+        return Rates(
+            crashes=calm * rate(0.5, 6.0),
+            silences=calm * rate(0.3, 4.0),
+            resets=calm * rate(0.3, 3.0),
+            cuts=calm * rate(0.3, 4.0),
+            stalls=calm * rate(0.2, 2.0),
+            joins=rate(0.3, 4.0),
+            leaves=calm * rate(0.3, 4.0),
+            client_ends=calm * rate(0.3, 1.5),
+            fetch_fails=calm * rate(0.3, 0.4),
+            fetch_absent=calm * rate(0.3, 0.3),
+            rejoin=rng.choice((0.0, 0.5, 1.0)),
+            same_address=rng.random() < 0.5,
+            keeps_values=rate(0.3, 1.0),
+        )
+
+
+class Cluster:
+    """Workers that come and go, and clients with their programs."""
+
+    def __init__(self, world: World, scheduler: SchedulerNode, work: Work, options: Options, rates: Rates, keys: list[Key]) -> None:
+        self.world = world
+        self.scheduler = scheduler
+        self.work = work
+        self.options = options
+        self.rates = rates
+        self.calm = False
+        self.workers: dict[str, WorkerNode] = {}  # the newest incarnation of each name
+        self.n_incarnations: dict[str, int] = {}
+        self.threads: dict[str, int] = {}
+        self.programs: list[Program] = []
+        for i in range(options.n_workers):
+            self._name(f"w{i}")
+            world.at(world.some_delay_s(), self._join, f"w{i}")
+        for i in range(options.n_clients):
+            client = ClientNode(world, scheduler, work, f"c{i}", f"c{i}")
+            self.programs.append(Program(world, client, work, options, keys))
+        world.fetch_fails, world.fetch_absent = rates.fetch_fails, rates.fetch_absent
+        work.values_were_lost = rates.fetch_absent > 0 or rates.fetch_fails > 0
+        self._schedule()
+
+    def _schedule(self) -> None:
+        world, rates = self.world, self.rates
+        for act, rate in (
+            (self._crash, rates.crashes),
+            (self._silence, rates.silences),
+            (self._reset, rates.resets),
+            (self._cut, rates.cuts),
+            (self._stall, rates.stalls),
+            (self._join_more, rates.joins),
+            (self._leave, rates.leaves),
+            (self._end_client, rates.client_ends),
+        ):
+            for _ in range(int(rate + world.rng.random())):
+                world.at(world.rng.random() * self.options.horizon_s, act)
+
+    # --- workers -------------------------------------------------------------------------------------------------------
+
+    def _name(self, name: str) -> None:
+        self.threads[name] = self.world.rng.choice((1, 1, 2, 3))
+
+    def _join(self, name: str, holds: dict[Key, int] | None = None) -> None:
+        n = self.n_incarnations[name] = self.n_incarnations.get(name, 0) + 1
+        id, port = f"{name}#{n}", 1 if self.rates.same_address else n
+        resources = {"gpu": 1.0} if name == "w0" else {}
+        info = WorkerInfo(id, name, "host", self.threads[name], 0, resources)
+        worker = WorkerNode(self.world, self.scheduler, self.work, info, f"tcp://{name}:{port}", holds or {})
+        self.workers[name] = worker
+        worker.ended.append(lambda: self._ended(worker))
+
+    def _ended(self, worker: WorkerNode) -> None:
+        """A process has ended, however that came."""
+        self.work.values_were_lost = True
+        if self.calm or self.world.rng.random() < self.rates.rejoin:
+            keeps = self.world.rng.random() < self.rates.keeps_values
+            self.world.at(self.world.rng.random() * 2.0, self._join_if_gone, worker.info.name, worker.store if keeps else None)
+
+    def _any_worker(self) -> WorkerNode | None:
+        alive = [worker for worker in self.workers.values() if worker.alive]
+        return self.world.rng.choice(alive) if alive else None
+
+    def _crash(self) -> None:
+        worker = self._any_worker()
+        if worker is not None:
+            self.work.n_lost_workers += 1
+            worker.end(lose=self.world.rng.random() < 0.5)
+
+    def _leave(self) -> None:
+        worker = self._any_worker()
+        if worker is not None:
+            self.work.n_lost_workers += self.rates.same_address  # its successor may be known before it has said good-bye
+            worker.leave()
+
+    def _join_more(self) -> None:
+        name = f"w{len(self.threads)}"
+        self._name(name)
+        self._join(name)
+
+    def _silence(self) -> None:
+        """Nobody hears a worker for a while: for shorter or for longer than a scheduler has patience."""
+        worker = self._any_worker()
+        if worker is not None and worker.id not in self.world.held:
+            self.work.n_lost_workers += 1
+            self.work.values_were_lost = True
+            self.world.note(f"{worker.id} is cut off")
+            self.world.cut_off(worker.id)
+            self.world.at(self.world.rng.choice((1.0, 10.0, 30.0)) * self.world.rng.random(), self.world.reconnect, worker.id)
+
+    def _reset(self) -> None:
+        """The connection of a worker breaks; what was under way in either direction is lost."""
+        worker = self._any_worker()
+        if worker is not None:
+            self.work.n_lost_workers += 1
+            self.work.values_were_lost = True
+            wire = self.scheduler.links.get(worker.id)
+            if wire is not None:
+                wire.end(lose=True)
+            worker.up.end(lose=True)
+
+    def _cut(self) -> None:
+        """Two processes cannot exchange values for a while."""
+        processes = [w.id for w in self.workers.values() if w.alive] + [p.client.id for p in self.programs]
+        if len(processes) > 1:
+            a, b = sorted(self.world.rng.sample(processes, 2))
+            self.world.cuts[a, b] = None
+            self.work.values_were_lost = True
+            self.world.at(self.world.rng.random() * 10.0, self.world.cuts.pop, (a, b), None)
+
+    # --- scheduler and clients -----------------------------------------------------------------------------------------
+
+    def _stall(self) -> None:
+        """The scheduler's process is stopped for a while."""
+        self.scheduler.stop()
+        self.world.at(self.world.rng.random() * 20.0, self.scheduler.resume)
+
+    def _end_client(self) -> None:
+        client = self.world.rng.choice(self.programs).client
+        if self.world.rng.random() < 0.5:
+            client.leave()
+        else:
+            client.end(lose=self.world.rng.random() < 0.5)
+
+    # --- calm ----------------------------------------------------------------------------------------------------------
+
+    def heal(self) -> None:
+        """Nothing goes wrong any more but what tasks do themselves; workers that were lost come back."""
+        world = self.world
+        self.calm = True
+        world.note("calm")
+        world.fetch_fails = world.fetch_absent = 0.0
+        world.cuts.clear()
+        for process in list(world.held):
+            world.reconnect(process)
+        for name in [f"w{i}" for i in range(self.options.n_workers)]:
+            worker = self.workers.get(name)
+            if worker is not None and not worker.alive:
+                world.at(world.rng.random(), self._join_if_gone, name)
+
+    def _join_if_gone(self, name: str, holds: dict[Key, int] | None = None) -> None:
+        if not self.workers[name].alive:
+            self._join(name, holds)
