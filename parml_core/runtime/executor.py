@@ -1,0 +1,234 @@
+"""
+The threads that run tasks.
+
+Jobs go in by one queue; outcomes come out in batches, on the event loop's thread, which is woken once for each batch. A task
+that only waits for others (`blocked`) gives its place to another thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from time import perf_counter
+from typing import Any, NamedTuple
+
+from parml_core.engine.base import Engine
+from parml_core.engine.context import inside_task
+from parml_core.graph.task import run
+from parml_core.protocol.messages import Assignment, Failure
+from parml_core.protocol.serialize import failure_of, loads
+from parml_core.sizeof import sizeof
+from parml_core.store.memory import Entry
+from parml_core.typing import Key
+
+
+class Job:
+    """A task that can run: its inputs are at hand."""
+
+    __slots__ = ("assignment", "entries")
+
+    def __init__(self, assignment: Assignment, entries: Mapping[Key, Entry]) -> None:
+        self.assignment = assignment
+        self.entries = entries
+
+
+class Outcome(NamedTuple):
+    """How a job ended: with a value, or with a failure."""
+
+    key: Key
+    attempt: int
+    value: Any
+    nbytes: int
+    duration_s: float
+    failure: Failure | None
+
+
+class _Current(threading.local):
+    """What this thread runs."""
+
+    executor: Executor | None = None
+    job: Job | None = None
+
+
+_current = _Current()
+
+
+def current_job() -> Job | None:
+    """The job that the calling thread runs, if it is a thread of an Executor."""
+    return _current.job
+
+
+@contextlib.contextmanager
+def blocked() -> Iterator[None]:
+    """While in this context the calling task only waits: another may run in its place. Outside of tasks: nothing."""
+    executor = _current.executor
+    if executor is None or _current.job is None:
+        yield
+        return
+    executor.change_blocked(+1)
+    try:
+        yield
+    finally:
+        executor.change_blocked(-1)
+
+
+class Executor:
+    """
+    Parameters
+    ----------
+    nthreads : int
+    worker : str
+        Name of the worker, for error messages.
+    on_outcomes : callable
+        Gets a list of Outcome, on the loop's thread.
+    on_blocked : callable
+        Gets +1 or −1, on the loop's thread.
+    engine : Engine, optional
+        Serves what the tasks themselves submit.
+
+    Attributes
+    ----------
+    functions : dict of id to bytes
+        Pickled functions; a task unpickles its own at first use.
+    """
+
+    def __init__(
+        self,
+        nthreads: int,
+        worker: str,
+        on_outcomes: Callable[[list[Outcome]], None],
+        on_blocked: Callable[[int], None],
+        engine: Engine | None = None,
+    ) -> None:
+        self._nthreads = nthreads
+        self._worker = worker
+        self._on_outcomes = on_outcomes
+        self._on_blocked = on_blocked
+        self._engine = engine
+        self._loop = asyncio.get_running_loop()
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._unclaimed: dict[tuple[Key, int], Job] = {}  # whoever pops a job has it: a thread to run it, or `take_back`
+        self._outcomes: deque[Outcome] = deque()
+        self._collecting = False
+        self._lock = threading.Lock()  # guards the two counts
+        self._n_blocked = 0
+        self._n_threads = 0
+        self._n_started = 0
+        self.functions: dict[str, bytes] = {}
+        self._loaded: dict[str, Callable[..., Any]] = {}
+        for _ in range(nthreads):
+            self._add_thread()
+
+    # --- on the loop's thread ------------------------------------------------------------------------------------------
+
+    def submit(self, job: Job) -> None:
+        assignment = job.assignment
+        self._unclaimed[assignment.key, assignment.attempt] = job
+        if assignment.threads == 0:
+            threading.Thread(target=self._run_alone, args=(job,), name="parml-task-extra", daemon=True).start()
+        else:
+            self._jobs.put(job)
+
+    def take_back(self, key: Key, attempt: int) -> bool:
+        """Whether this job has not started; then it never will."""
+        return self._unclaimed.pop((key, attempt), None) is not None
+
+    def forget_function(self, fn: str) -> None:
+        self.functions.pop(fn, None)
+        self._loaded.pop(fn, None)
+
+    def close(self) -> None:
+        """Start nothing more. Threads end when what they run ends; they do not keep the process alive."""
+        with self._lock:
+            n_threads = self._n_threads
+        for _ in range(n_threads):
+            self._jobs.put(None)
+
+    def _collect(self) -> None:
+        self._collecting = False
+        outcomes = []
+        while self._outcomes:
+            outcomes.append(self._outcomes.popleft())
+        self._on_outcomes(outcomes)
+
+    # --- on the tasks' threads -----------------------------------------------------------------------------------------
+
+    def change_blocked(self, count: int) -> None:
+        with self._lock:
+            self._n_blocked += count
+            start = self._n_threads < self._nthreads + self._n_blocked
+        if start:
+            self._add_thread()
+        self._loop.call_soon_threadsafe(self._on_blocked, count)
+
+    def _add_thread(self) -> None:
+        with self._lock:
+            self._n_threads += 1
+            self._n_started += 1
+            name = f"parml-task-{self._n_started}"
+        threading.Thread(target=self._work, name=name, daemon=True).start()
+
+    def _surplus(self) -> bool:
+        """Whether this thread may end, because the task in whose place it ran goes on."""
+        with self._lock:
+            if self._n_threads <= self._nthreads + self._n_blocked:
+                return False
+            self._n_threads -= 1
+            return True
+
+    def _context(self) -> contextlib.AbstractContextManager[None]:
+        _current.executor = self
+        return contextlib.nullcontext() if self._engine is None else inside_task(self._engine)
+
+    def _work(self) -> None:
+        with self._context():
+            self._work_on()
+
+    def _work_on(self) -> None:
+        get = self._jobs.get
+        while (job := get()) is not None:
+            self._run(job)
+            job = None  # while waiting for the next one, nothing of this one is kept
+            if self._n_threads > self._nthreads and self._surplus():
+                return
+
+    def _run_alone(self, job: Job) -> None:
+        with self._context():
+            self._run(job)
+
+    def _run(self, job: Job) -> None:
+        key, attempt, fn_id = job.assignment.key, job.assignment.attempt, job.assignment.fn
+        if self._unclaimed.pop((key, attempt), None) is None:
+            return  # it was taken back
+        _current.job = job
+        value, nbytes, failure = None, 0, None
+        started = perf_counter()
+        try:
+            fn = self._loaded.get(fn_id)
+            if fn is None:
+                fn = self._loaded[fn_id] = loads(self.functions[fn_id])
+            args, kwargs = loads(job.assignment.args)
+            if job.entries:
+                results = {name: entry.value() for name, entry in job.entries.items()}
+                value = run(fn, args, kwargs, tuple(results), results)
+            else:
+                value = fn(*args, **kwargs)
+            duration_s = perf_counter() - started
+            nbytes = sizeof(value)
+        except BaseException as error:  # SystemExit and KeyboardInterrupt are the task's failures like any other
+            duration_s = perf_counter() - started
+            failure = failure_of(error, key=key, worker=self._worker)
+            error.__traceback__ = None  # its frames hold the inputs
+        _current.job = None
+        self._report(Outcome(key, attempt, value, nbytes, duration_s, failure))
+
+    def _report(self, outcome: Outcome) -> None:
+        self._outcomes.append(outcome)
+        if not self._collecting:
+            self._collecting = True
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the worker ends
+                self._loop.call_soon_threadsafe(self._collect)

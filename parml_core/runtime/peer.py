@@ -1,0 +1,217 @@
+"""Messages over a Comm: the control plane's conversation, and requests for values on the data plane."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from parml_core.comm import connect
+from parml_core.comm.base import Comm, Credentials, my_versions
+from parml_core.config import Settings
+from parml_core.errors import ConnectionLost, ParmlError
+from parml_core.protocol.messages import FromData, GetValues, Hello, PutDone, PutValues, Values, decoder_of, encoder
+from parml_core.protocol.serialize import Serialized
+from parml_core.typing import Address, Buffer, Key
+
+FRAME_BYTES = 16 * 1024 * 1024
+"""Messages that are larger together travel in several frames."""
+
+
+class Conversation:
+    """
+    Typed messages both ways. What is said before the next `flush` travels in one frame; that comes at the end of this turn of
+    the loop at the latest.
+
+    Parameters
+    ----------
+    comm : Comm
+    decoder : msgspec decoder
+        Of a list of the messages that the peer may send.
+    """
+
+    def __init__(self, comm: Comm, decoder: msgspec.msgpack.Decoder[Any]) -> None:
+        self.comm = comm
+        self._decoder = decoder
+        self._outbox: list[Any] = []
+        self._loop = asyncio.get_running_loop()
+
+    async def receive(self) -> list[Any]:
+        """The messages of the next frame. Raises ConnectionLost, ProtocolError."""
+        header, _ = await self.comm.read()
+        try:
+            return self._decoder.decode(header)
+        except msgspec.DecodeError as error:
+            self.comm.abort()
+            peer = self.comm.peer
+            raise ConnectionLost(f"{peer.role} {peer.id} sent what is no message of this protocol: {error}") from error
+
+    def say(self, messages: Sequence[Any]) -> None:
+        """Send soon. A peer that is gone hears nothing; whoever reads from it learns that."""
+        if not self._outbox:
+            self._loop.call_soon(self.flush)
+        self._outbox.extend(messages)
+
+    def flush(self) -> None:
+        """Send now what was said."""
+        if self._outbox:
+            outbox, self._outbox = self._outbox, []
+            with contextlib.suppress(ConnectionLost):
+                self._write(outbox)
+
+    def _write(self, messages: Sequence[Any]) -> None:
+        header = encoder.encode(messages)
+        if len(header) > FRAME_BYTES and len(messages) > 1:
+            half = len(messages) // 2
+            self._write(messages[:half])
+            self._write(messages[half:])
+        else:
+            self.comm.write(header)
+
+
+_from_data = decoder_of(FromData)
+
+
+class DataLink:
+    """
+    Requests for values to one worker. Several may be under way at a time.
+
+    Use `open`; a link that has failed stays failed. A worker that is stopped, or cut off, leaves its connections open, but
+    makes no new ones: by that it is told from one that is busy, and the link fails after `silence_s`.
+    """
+
+    def __init__(self, comm: Comm, connect_again: Callable[[float], Awaitable[Comm]], silence_s: float) -> None:
+        self._comm = comm
+        self._connect_again = connect_again
+        self._n_requests = 0
+        self._answers: dict[int, asyncio.Future[tuple[Any, list[memoryview]]]] = {}
+        self._reader = asyncio.ensure_future(self._read())
+        self._watcher = asyncio.ensure_future(self._watch(silence_s / 3))
+
+    @classmethod
+    async def open(
+        cls, address: Address, credentials: Credentials, id: str, *, timeout_s: float = 10.0, silence_s: float = 15.0
+    ) -> DataLink:
+        """Connect to a worker's data plane. Raises ConnectionLost, AuthenticationError, AddressError."""
+        hello = Hello("data", id, my_versions())
+
+        def open_comm(timeout_s: float) -> Awaitable[Comm]:
+            return connect(address, credentials=credentials, hello=hello, timeout_s=timeout_s)
+
+        return cls(await open_comm(timeout_s), open_comm, silence_s)
+
+    @property
+    def closed(self) -> bool:
+        return self._comm.closed
+
+    async def get(self, keys: Sequence[Key]) -> tuple[Values, list[Serialized | None]]:
+        """The answer, and for each key its value or None. Raises ConnectionLost."""
+        self._n_requests += 1
+        values, buffers = await self._ask(self._n_requests, GetValues(self._n_requests, list(keys)), ())
+        return values, unpack(values.heads, values.buffers, buffers)
+
+    async def put(self, keys: Sequence[Key], values: Sequence[Serialized]) -> list[int]:
+        """Let the worker keep these values; their sizes there. Raises ConnectionLost."""
+        self._n_requests += 1
+        message = PutValues(self._n_requests, list(keys), [v.head for v in values], [len(v.buffers) for v in values])
+        answer, _ = await self._ask(self._n_requests, message, [b for v in values for b in v.buffers])
+        assert isinstance(answer, PutDone)
+        return answer.nbytes
+
+    async def _ask(self, request: int, message: Any, buffers: Sequence[Buffer]) -> tuple[Any, list[memoryview]]:
+        answer = self._answers[request] = asyncio.get_running_loop().create_future()
+        try:
+            self._comm.write(encoder.encode([message]), buffers)
+            return await answer
+        finally:
+            self._answers.pop(request, None)
+
+    async def _read(self) -> None:
+        error: ParmlError = ConnectionLost("the connection was closed")
+        try:
+            while True:
+                header, buffers = await self._comm.read()
+                for message in _from_data.decode(header):
+                    answer = self._answers.get(message.request)
+                    if answer is not None and not answer.done():
+                        answer.set_result((message, buffers))
+        except ParmlError as lost:
+            error = lost
+        except msgspec.DecodeError as garbage:
+            error = ConnectionLost(f"worker {self._comm.peer.id} sent what is no message of this protocol: {garbage}")
+        finally:
+            self._watcher.cancel()
+            self._comm.abort()
+            for answer in self._answers.values():
+                if not answer.done():
+                    answer.set_exception(ConnectionLost(str(error)))
+
+    async def _watch(self, period_s: float) -> None:
+        waited_for = None
+        while True:
+            await asyncio.sleep(period_s)
+            oldest = next(iter(self._answers), None)
+            if oldest is not None and oldest == waited_for:
+                try:
+                    comm = await self._connect_again(period_s)
+                except (ParmlError, OSError):
+                    self._comm.abort()
+                    return
+                await comm.close()
+            waited_for = oldest
+
+    async def close(self) -> None:
+        self._comm.abort()
+        await asyncio.wait([self._reader, self._watcher])
+
+
+class DataLinks:
+    """One DataLink to each worker that is talked to, opened when first needed."""
+
+    def __init__(self, credentials: Credentials, id: str, settings: Settings) -> None:
+        self._credentials = credentials
+        self._id = id
+        self._silence_s = settings.scheduler.worker_timeout_s
+        self._connect_timeout_s = min(settings.comm.connect_timeout_s, self._silence_s)
+        self._links: dict[Address, asyncio.Future[DataLink]] = {}
+
+    async def to(self, address: Address) -> DataLink:
+        """The link to a worker. Raises ConnectionLost, AuthenticationError, AddressError."""
+        opening = self._links.get(address)
+        if (
+            opening is not None
+            and opening.done()
+            and (opening.cancelled() or opening.exception() is not None or opening.result().closed)
+        ):
+            opening = None
+        if opening is None:
+            opening = self._links[address] = asyncio.ensure_future(
+                DataLink.open(
+                    address,
+                    self._credentials,
+                    self._id,
+                    timeout_s=self._connect_timeout_s,
+                    silence_s=self._silence_s,
+                )
+            )
+        return await asyncio.shield(opening)
+
+    async def close(self) -> None:
+        links, self._links = self._links, {}
+        for opening in links.values():
+            opening.cancel()
+            with contextlib.suppress(ParmlError, OSError, asyncio.CancelledError):
+                await (await opening).close()
+
+
+def unpack(heads: Sequence[bytes | None], counts: Sequence[int], buffers: Sequence[Buffer]) -> list[Serialized | None]:
+    """The values of a message whose buffers travelled out of band; ``counts[i]`` of them belong to ``heads[i]``."""
+    values: list[Serialized | None] = []
+    start = 0
+    for head, count in zip(heads, counts, strict=True):
+        values.append(None if head is None else Serialized(head, list(buffers[start : start + count])))
+        start += count
+    return values
