@@ -1,0 +1,33 @@
+"""
+pandas over partitions: tables larger than memory, on all cores and machines.
+
+Examples
+--------
+>>> import pandas as pd, parml.dataframe as pdf
+>>> frame = pdf.from_pandas(pd.DataFrame({"x": [1, 2, 3, 4], "k": list("abab")}), npartitions=2)
+>>> frame[frame.k == "a"].x.mean().compute()
+np.float64(2.0)
+"""
+
+from __future__ import annotations
+
+from parml.collections import compute, persist
+from parml.dataframe.base import Frame
+from parml.dataframe.frame import DataFrame, MissingColumn
+from parml.dataframe.io.csv import read_csv
+from parml.dataframe.io.memory import from_pandas
+from parml.dataframe.io.parquet import read_parquet
+from parml.dataframe.series import Scalar, Series
+
+__all__ = [
+    "DataFrame",
+    "Frame",
+    "MissingColumn",
+    "Scalar",
+    "Series",
+    "compute",
+    "from_pandas",
+    "persist",
+    "read_csv",
+    "read_parquet",
+]

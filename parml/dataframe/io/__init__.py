@@ -1,0 +1,1 @@
+"""Readers: where the partitions of a frame come from."""

@@ -1,0 +1,214 @@
+"""
+Rows merged into totals. Each reduction is three functions over plain pandas: what to keep of a partition, how to merge what
+was kept of neighbours, and how to finish. Partitions without rows keep nothing, so that they change neither values nor dtypes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from parml.dataframe.base import Frame
+from parml.dataframe.plan import Blockwise, CountRows, Node
+from parml.dataframe.plan_across import Reduce
+from parml_core.errors import NotSupported
+
+# What merges the partial results of each: a sum of counts, for instance.
+MERGES = {"sum": "sum", "prod": "prod", "min": "min", "max": "max", "count": "sum", "any": "any", "all": "all"}
+
+
+def reduce_by(name: str, node: Node, **kwargs: Any) -> Any:
+    """``sum``, ``min``, ``count`` and others of `MERGES`, of each column."""
+    meta = getattr(node.meta, name)(**kwargs)
+    totals = Totals(name, tuple(kwargs.items()), node.meta)
+    chunk = Blockwise(name, totals.chunk, (node,), meta=node.meta)
+    return Frame._of(Reduce(name, chunk, totals.combine, totals.finish, meta))
+
+
+@dataclass(frozen=True)
+class Totals:
+    """A pandas reduction whose partial results are merged by a pandas reduction. What is kept is a frame of one row."""
+
+    name: str
+    kwargs: tuple[tuple[str, Any], ...]
+    meta: Any
+
+    def chunk(self, partition: Any) -> Any:
+        return self._one_row(partition, self.name, dict(self.kwargs)) if len(partition) else None
+
+    def combine(self, partials: list[Any]) -> Any:
+        kept = [partial for partial in partials if partial is not None]
+        return self._one_row(pd.concat(kept), MERGES[self.name], self._merge_kwargs) if kept else None
+
+    def finish(self, partials: list[Any]) -> Any:
+        kept = [partial for partial in partials if partial is not None]
+        if not kept:
+            return getattr(self.meta, self.name)(**dict(self.kwargs))
+        return getattr(pd.concat(kept), MERGES[self.name])(**self._merge_kwargs)
+
+    @property
+    def _merge_kwargs(self) -> dict[str, Any]:
+        return {name: value for name, value in self.kwargs if name == "skipna"}
+
+    @staticmethod
+    def _one_row(values: Any, name: str, kwargs: dict[str, Any]) -> Any:
+        if isinstance(values, pd.DataFrame):
+            row = {place: Totals._one_row(values.iloc[:, place], name, kwargs) for place in range(len(values.columns))}
+            frame = pd.DataFrame(row, index=range(1))
+            frame.columns = values.columns
+            return frame
+        keeps_dtype = name in ("min", "max") or (name == "sum" and isinstance(values.dtype, pd.api.extensions.ExtensionDtype))
+        dtype = values.dtype if keeps_dtype and not pd.api.types.is_bool_dtype(values.dtype) else None
+        return pd.Series([getattr(values, name)(**kwargs)], dtype=dtype, name=values.name)
+
+
+def mean_of(node: Node, *, skipna: bool = True) -> Any:
+    """The mean of each column."""
+    return _moments("mean", node, 1, 0, skipna)
+
+
+def variance_of(node: Node, *, ddof: int = 1, skipna: bool = True, root: bool = False) -> Any:
+    """The variance, or the standard deviation, of each column."""
+    return _moments("std" if root else "var", node, 2, ddof, skipna)
+
+
+def _moments(name: str, node: Node, order: int, ddof: int, skipna: bool) -> Any:
+    columns = [node.meta] if isinstance(node.meta, pd.Series) else [node.meta.iloc[:, i] for i in range(node.meta.shape[1])]
+    for column in columns:
+        if not pd.api.types.is_numeric_dtype(column.dtype):
+            raise TypeError(
+                f"expected numbers for {name}, found column {column.name!r} of dtype {column.dtype}; "
+                "choose columns, or pass numeric_only=True"
+            )
+    meta = getattr(node.meta, name)(**({} if order == 1 else {"ddof": ddof}))
+    narrow = all(column.dtype == np.float32 for column in columns)
+    moments = Moments(name, order, ddof, skipna, meta, np.dtype("float32" if narrow else "float64"))
+    chunk = Blockwise(name, moments.chunk, (node,), meta=node.meta)
+    return Frame._of(Reduce(name, chunk, moments.combine, moments.finish, meta))
+
+
+@dataclass(frozen=True)
+class Moments:
+    """
+    Count, mean and sum of squared distances from the mean, by column, merged as Chan, Golub and LeVeque do (1979).
+
+    What is kept is an array of ``order + 1`` rows and one column for each column.
+    """
+
+    name: str
+    order: int
+    ddof: int
+    skipna: bool
+    meta: Any
+    dtype: np.dtype
+
+    def chunk(self, partition: Any) -> np.ndarray | None:
+        if not len(partition):
+            return None
+        frame = partition.to_frame() if isinstance(partition, pd.Series) else partition
+        count = frame.count() if self.skipna else pd.Series(len(frame), index=frame.columns)
+        rows = [count, frame.mean(skipna=self.skipna)]
+        if self.order > 1:
+            rows.append(frame.var(ddof=0, skipna=self.skipna) * count)
+        return np.array([row.to_numpy(dtype="float64", na_value=np.nan) for row in rows])
+
+    def combine(self, partials: list[Any]) -> np.ndarray | None:
+        kept = [partial for partial in partials if partial is not None]
+        if not kept:
+            return None
+        parts = np.stack(kept, axis=1)
+        count, mean = parts[0], parts[1]
+        some = count > 0  # a column of nulls has no mean, and none to add
+        total = count.sum(axis=0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            merged = np.where(some, count * mean, 0.0).sum(axis=0) / total
+            if self.order == 1:
+                return np.array([total, merged])
+            squares = np.where(some, parts[2] + count * (mean - merged) ** 2, 0.0).sum(axis=0)
+        return np.array([total, merged, squares])
+
+    def finish(self, partials: list[Any]) -> Any:
+        merged = self.combine(partials)
+        if merged is None:
+            return self.meta
+        result = merged[1]
+        if self.order > 1:
+            freedom = merged[0] - self.ddof
+            with np.errstate(invalid="ignore", divide="ignore"):
+                result = np.where(freedom > 0, merged[2] / freedom, np.nan)
+            result = np.sqrt(result) if self.name == "std" else result
+        if isinstance(self.meta, pd.Series):
+            return pd.Series(result, index=self.meta.index, dtype=self.meta.dtype)
+        return self.dtype.type(result[0])
+
+
+def value_counts_of(node: Node, *, normalize: bool, sort: bool, ascending: bool, dropna: bool) -> Any:
+    """How often each value of a series occurs."""
+    counts = Counts(normalize, sort, ascending, dropna, node.meta)
+    chunk = Blockwise("value_counts", counts.chunk, (node,))
+    meta = node.meta.value_counts(normalize=normalize, dropna=dropna)
+    return Frame._of(Reduce("value_counts", chunk, counts.combine, counts.finish, meta))
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Values and how often they occur, in the order in which they first appear."""
+
+    normalize: bool
+    sort: bool
+    ascending: bool
+    dropna: bool
+    meta: pd.Series
+
+    def chunk(self, partition: pd.Series) -> pd.Series:
+        return partition.value_counts(sort=False, dropna=self.dropna)
+
+    def combine(self, partials: list[pd.Series]) -> pd.Series:
+        kept = [partial for partial in partials if len(partial)] or partials[:1]
+        merged = pd.concat(kept)
+        return merged if len(kept) == 1 else merged.groupby(level=0, sort=False, dropna=False, observed=False).sum()
+
+    def finish(self, partials: list[pd.Series]) -> pd.Series:
+        counts = self.combine(partials)
+        if self.sort:
+            counts = counts.sort_values(ascending=self.ascending, kind="stable")
+        return (counts / counts.sum()).rename("proportion") if self.normalize else counts
+
+
+def nunique_of(node: Node, *, dropna: bool) -> Any:
+    """How many different values a series has."""
+    counts = Counts(False, False, False, dropna, node.meta)
+    chunk = Blockwise("nunique", counts.chunk, (node,))
+    return Frame._of(Reduce("nunique", chunk, counts.combine, Distinct(counts), 0))
+
+
+@dataclass(frozen=True)
+class Distinct:
+    """The number of values that occur."""
+
+    counts: Counts
+
+    def __call__(self, partials: list[pd.Series]) -> int:
+        return int((self.counts.combine(partials) > 0).sum())
+
+
+def rows_of(node: Node) -> Any:
+    """The number of rows."""
+    return Frame._of(Reduce("len", CountRows(node), sum, sum, 0))
+
+
+def numeric_columns(meta: pd.DataFrame) -> list[Any]:
+    """Columns of numbers and truth values."""
+    return [column for column, dtype in meta.dtypes.items() if pd.api.types.is_numeric_dtype(dtype)]
+
+
+def checked_axis(axis: Any, name: str) -> bool:
+    """Whether a reduction goes along the rows, one result for each."""
+    if axis in (None, 0, "index", "rows"):
+        return False
+    if axis in (1, "columns"):
+        return True
+    raise NotSupported(f"expected axis 0 or 1 in {name}, found {axis!r}")

@@ -1,0 +1,135 @@
+"""What the steps of a plan do to one partition, or to a list of them: plain pandas, no plan, no engine."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from parml_core.errors import InputError
+
+
+def same(value: Any) -> Any:
+    return value
+
+
+def take_columns(frame: pd.DataFrame, columns: Any) -> Any:
+    """One column as a series, or the columns of a list as a frame."""
+    return frame[columns]
+
+
+def take_rows(frame: Any, mask: pd.Series) -> Any:
+    """The rows where the mask is true."""
+    return frame[mask]
+
+
+def set_column(frame: pd.DataFrame, column: Any, value: Any) -> pd.DataFrame:
+    """The frame with a column set; a series is aligned by its labels."""
+    frame = frame.copy(deep=False)
+    frame[column] = value
+    return frame
+
+
+def rename_columns(frame: pd.DataFrame, names: Mapping[Any, Any]) -> pd.DataFrame:
+    return frame.rename(columns=names)
+
+
+def call_method(name: str, value: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """A pandas method by name."""
+    return getattr(value, name)(*args, **kwargs)
+
+
+def call_accessor(accessor: str, name: str, value: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """A method of ``.str``, ``.dt`` or ``.cat``."""
+    return getattr(getattr(value, accessor), name)(*args, **kwargs)
+
+
+def get_accessor(accessor: str, name: str, value: Any) -> Any:
+    """A property of ``.str``, ``.dt`` or ``.cat``."""
+    return getattr(getattr(value, accessor), name)
+
+
+def astype(frame: Any, dtype: Any) -> Any:
+    """Like pandas', but columns of `dtype` that were not read are no mistake."""
+    if isinstance(dtype, dict) and isinstance(frame, pd.DataFrame):
+        dtype = {column: kind for column, kind in dtype.items() if column in frame.columns}
+    return frame.astype(dtype)
+
+
+def concat(partitions: Sequence[Any], ignore_labels: bool = False) -> Any:
+    """One frame of several, in order."""
+    filled = [partition for partition in partitions if len(partition)] or list(partitions[:1])  # empty ones may differ in dtype
+    return own(filled[0]) if len(filled) == 1 and not ignore_labels else pd.concat(filled, ignore_index=ignore_labels)
+
+
+def join_pieces(pieces: Sequence[tuple[Any, int, int]], ignore_labels: bool) -> Any:
+    """One partition of pieces (partition, which, of how many) of other ones."""
+    slices = []
+    for frame, which, of in pieces:
+        rows = len(frame)
+        slices.append(frame.iloc[rows * which // of : rows * (which + 1) // of])
+    return concat(slices, ignore_labels)
+
+
+def listed(values: list[Any]) -> list[Any]:
+    """Items and lists of items as one list."""
+    return [item for value in values for item in (value if isinstance(value, list) else [value])]
+
+
+def running_starts(counts: list[Any]) -> list[int]:
+    """The number of the first row of each partition, from the number of rows of each."""
+    return [0, *itertools.accumulate(listed(counts)[:-1])]
+
+
+def shift_labels(frame: Any, starts: Sequence[int], partition: int) -> Any:
+    """The frame with its row numbers counted from the partition's first row."""
+    return frame.set_axis(frame.index + starts[partition], axis=0) if len(frame) else frame
+
+
+def first_rows(frame: Any, n: int) -> Any:
+    return frame.head(n)
+
+
+def only(partitions: Sequence[Any]) -> Any:
+    """The value of a collection of one chunk."""
+    return own(partitions[0])
+
+
+def own(value: Any) -> Any:
+    """A pandas object that may be changed: the engine may still hold this one. Copies no rows before they are written to."""
+    return value.copy(deep=False) if isinstance(value, pd.DataFrame | pd.Series) else value
+
+
+def map_partition(fn: Callable[..., Any], meta: Any, frame: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """What a user's function makes of a partition, checked against what it was said to make."""
+    result = fn(own(frame), *map(own, args), **{name: own(value) for name, value in kwargs.items()})
+    return conformed(result, meta, frame)
+
+
+def conformed(result: Any, meta: Any, frame: Any) -> Any:
+    """
+    The result of a user's function as a frame or series like `meta`.
+
+    Arrays get the labels of the partition they were made from.
+    """
+    if isinstance(meta, pd.Series):
+        if isinstance(result, pd.Series):
+            return result.rename(meta.name)
+        if getattr(result, "ndim", None) == 1 and len(result) == len(frame):
+            return pd.Series(result, index=frame.index, name=meta.name)
+    elif isinstance(result, pd.DataFrame):
+        if list(result.columns) == list(meta.columns):
+            return result
+        raise InputError(
+            f"expected the function of map_partitions to return columns {list(meta.columns)}, found {list(result.columns)}; "
+            "pass meta= with the columns that it returns for every partition"
+        )
+    elif getattr(result, "ndim", None) == 2 and result.shape == (len(frame), len(meta.columns)):
+        return pd.DataFrame(result, index=frame.index, columns=meta.columns)
+    shape = f" of shape {result.shape}" if hasattr(result, "shape") else ""
+    raise InputError(
+        f"expected the function of map_partitions to return a {type(meta).__name__} for each partition, or an array with one "
+        f"item for each row, found {type(result).__name__}{shape}; change the function or pass meta= of what it returns"
+    )
