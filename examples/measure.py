@@ -1,0 +1,105 @@
+"""Seconds and memory of a program and of all processes that it starts, seen from outside."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+
+SAMPLE_EVERY_S = 0.1
+
+
+@dataclass
+class Report:
+    """What a program said of itself (JSON lines on its standard output), and what was seen of it."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    peak_bytes: int = 0
+    returncode: int = 0
+    error_text: str = ""
+
+
+def memory_of(pids: Iterable[int]) -> int:
+    """
+    Bytes that these processes and all their descendants occupy; a page that n of them share counts once, not n times.
+
+    Examples
+    --------
+    >>> import os
+    >>> 2**20 < memory_of([os.getpid()]) < 2**40
+    True
+    """
+    family: dict[int, psutil.Process] = {}
+    for pid in pids:
+        try:
+            process = psutil.Process(pid)
+            family.update({p.pid: p for p in [process, *process.children(recursive=True)]})
+        except psutil.Error:
+            continue
+    total = 0
+    for process in family.values():
+        try:
+            total += process.memory_full_info().pss
+        except psutil.Error:
+            continue
+    return total
+
+
+def run_watched(command: list[str], on_step: Callable[[str], None]) -> Report:
+    """
+    Run a program to its end while its memory is sampled.
+
+    Parameters
+    ----------
+    command : list of str
+        Its standard output is JSON lines. ``{"step": text}`` goes to `on_step`; ``{"pids": [...]}`` names processes that it
+        uses without having started them; everything else is collected into ``Report.values``.
+    on_step : callable
+    """
+    report = Report()
+    began = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        watched = {process.pid}
+        ended = threading.Event()
+
+        def sample() -> None:
+            while not ended.wait(SAMPLE_EVERY_S):
+                report.peak_bytes = max(report.peak_bytes, memory_of(list(watched)))
+
+        errors: list[str] = []
+        assert process.stdout is not None and process.stderr is not None
+        reader = threading.Thread(target=errors.extend, args=(process.stderr,))
+        sampler = threading.Thread(target=sample)
+        reader.start()
+        sampler.start()
+        try:
+            for line in process.stdout:
+                if not line.startswith("{"):  # printed by a library, not by say()
+                    errors.append(line)
+                    continue
+                said = json.loads(line)
+                watched.update(said.pop("pids", []))
+                if "step" in said:
+                    on_step(said.pop("step"))
+                report.values.update(said)
+        finally:
+            report.returncode = process.wait()
+            report.seconds = time.perf_counter() - began
+            ended.set()
+            sampler.join()
+            reader.join()
+    report.error_text = "".join(errors)
+    return report
+
+
+def say(**values: Any) -> None:
+    """Tell the program that runs this one under `run_watched`."""
+    print(json.dumps(values), file=sys.__stdout__, flush=True)
