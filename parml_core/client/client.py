@@ -87,7 +87,7 @@ class Client(Engine):
         self.cluster: LocalCluster | None = None
         self._owns_cluster = False
         if cluster is None and not os.environ.get("PARML_SCHEDULER_FILE"):
-            cluster = LocalCluster(dashboard_port=config.resolve().dashboard.port)
+            cluster = LocalCluster()
             self._owns_cluster = True
         try:
             self._address, credentials = self._where(cluster, secret)

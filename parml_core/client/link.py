@@ -220,6 +220,7 @@ class Link:
                 callback()
             except Exception:
                 log.exception("a callback of a future failed")
+            callback = None  # while waiting for the next one, the future of this one is not kept
 
     def ask(self, make: Callable[[int], Any], timeout_s: float = 30.0) -> Any:
         """Ask the scheduler something: ``make(request)`` is the message."""

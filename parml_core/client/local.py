@@ -71,7 +71,7 @@ class LocalCluster:
         threads_per_worker: int | None = None,
         *,
         memory_limit: str | int | float | None = "auto",
-        dashboard_port: int | None | Literal["auto"] = "auto",
+        dashboard_port: int | Literal["auto"] | None = "auto",
         name: str = "worker",
         resources: Mapping[str, float] | None = None,
         settings: Mapping[str, Any] | None = None,
@@ -89,7 +89,7 @@ class LocalCluster:
             folder = tempfile.mkdtemp(prefix="parml-")  # of mode 0700
             owned.callback(shutil.rmtree, folder, ignore_errors=True)
             self.scheduler_file = os.path.join(folder, "scheduler.json")
-            self._supervisor = supervise()
+            self._supervisor = supervise(folder)
             owned.callback(self._supervisor.close)
             self._start(SchedulerSpec(secret=self.secret, dashboard_port=dashboard_port, settings=chosen))
             start_workers(

@@ -41,7 +41,9 @@ def cull(graph: Graph, wants: Iterable[Key]) -> Graph:
     ['a', 'b']
     """
     if not isinstance(graph, Graph):
-        raise TypeError(f"expected a parml_core.graph.Graph, found a {type(graph).__name__}; make one: Graph([Task(key, fn, args), …])")
+        raise TypeError(
+            f"expected a parml_core.graph.Graph, found a {type(graph).__name__}; make one: Graph([Task(key, fn, args), …])"
+        )
     wants = list(wants)
     tasks = {key: graph[key] for key in graph.topological(wants)}
     if not graph.futures:

@@ -37,6 +37,12 @@ class KillRank(Effect):
     attempt: int
 
 
+class TakeBack(Effect):
+    """Take from the executor those of these attempts that it has not started, and say which (`TakenBack`)."""
+
+    attempts: list[tuple[Key, int]]
+
+
 class Skip(Effect):
     """Do not start these attempts if they have not started; drop their results if they have."""
 

@@ -45,6 +45,12 @@ class RunEnded(Event):
     failure: Failure | None = None
 
 
+class TakenBack(Event):
+    """The executor has let go of these attempts before it started them."""
+
+    attempts: list[tuple[Key, int]]
+
+
 class RankStarted(Event):
     """The process of a rank runs."""
 

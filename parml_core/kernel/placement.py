@@ -13,7 +13,8 @@ microseconds travel hundreds to a message, tasks of seconds one ahead.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, nlargest
+from itertools import islice
 from math import inf
 
 from parml_core.kernel.records import GroupRecord, SchedulerPolicy, TaskRecord, WorkerRecord
@@ -24,8 +25,8 @@ Entry = tuple[tuple[int, int, int], int, TaskRecord]
 STUCK_S = 2.0
 """When for so long nothing ran but tasks that wait for others, a suspect may run beside one of these."""
 
-STEAL_DEPTH = 16
-"""So many tasks of another worker's queue are looked at: some are tied to it."""
+STEAL_FROM, STEAL_DEPTH, STEAL_BY = 4, 16, 8
+"""Of so many queues, the longest, so many tasks are looked at (some are tied to their worker), and so many takers for each."""
 
 
 def threads_of(task: TaskRecord, worker: WorkerRecord) -> int:
@@ -225,29 +226,71 @@ class Placement:
             self._run_suspects()
         if not self.queue and not self.backlogged:
             return
+        parked: list[Entry] = []  # tasks that lack a resource just now
+        if self.queue:
+            self._fill_from_common(parked)
+        if self.backlogged:
+            self._fill_from_own(parked)
+        for entry in parked:
+            preferred = entry[2].preferred
+            assert preferred is not None
+            heappush(preferred.ready, entry)
+            self.backlogged[preferred] = None
+        if self.backlogged:
+            self._share()
+
+    def _fill_from_common(self, parked: list[Entry]) -> None:
+        """While tasks wait in the common queue: one for each idle worker, then more for the least loaded."""
         open_ = []
         for worker in list(self.maybe_room):
+            if not worker.busy and self.has_room(worker):
+                task = self._next(worker, parked)
+                if task is None:
+                    return
+                self._give(task, worker)
             if self.has_room(worker):
                 open_.append((*self._load(worker), worker.index, worker))
             else:
-                del self.maybe_room[worker]
+                self.maybe_room.pop(worker, None)
         heapify(open_)
-        parked: list[Entry] = []
         while open_:
             worker = heappop(open_)[3]
             task = self._next(worker, parked)
             if task is None:
-                continue
-            self.assign(task, worker)
-            if self.has_room(worker):
+                return
+            if self._give(task, worker):
                 heappush(open_, (*self._load(worker), worker.index, worker))
-            else:
-                self.maybe_room.pop(worker, None)
-        for entry in parked:
-            preferred = entry[2].preferred
-            if preferred is not None:
-                heappush(preferred.ready, entry)
-                self.backlogged[preferred] = None
+
+    def _fill_from_own(self, parked: list[Entry]) -> None:
+        """What waits for a worker that has room goes there."""
+        fewer, more = sorted((self.maybe_room, self.backlogged), key=len)
+        for worker in [worker for worker in fewer if worker in more]:
+            while self.has_room(worker):
+                task = self._next(worker, parked)
+                if task is None:
+                    break
+                self._give(task, worker)
+
+    def _share(self) -> None:
+        """What waits for a worker that has no room goes to others that have some, if it starts earlier there."""
+        for worker in list(self.maybe_room):
+            if self.has_room(worker):
+                break
+            del self.maybe_room[worker]
+        else:
+            return
+        for victim in nlargest(STEAL_FROM, self.backlogged, key=lambda w: len(w.ready)):
+            while (found := self._stealable(victim)) is not None:
+                self._give(*found)  # its entry in the queue is void now
+
+    def _give(self, task: TaskRecord, worker: WorkerRecord) -> bool:
+        """Assign; whether the worker has still room."""
+        self.assign(task, worker)
+        self.maybe_room.pop(worker, None)
+        if not self.has_room(worker):
+            return False
+        self.maybe_room[worker] = None  # behind others, which may be idle
+        return True
 
     @staticmethod
     def _load(worker: WorkerRecord) -> tuple[float, float]:
@@ -255,45 +298,34 @@ class Placement:
         return (worker.load_s / slots if busy >= slots else 0.0), busy / slots
 
     def _next(self, worker: WorkerRecord, parked: list[Entry]) -> TaskRecord | None:
-        """The best task for a worker, taken out of its queue; tasks that lack a resource just now go to `parked`."""
+        """The best task for a worker, taken out of its queue or the common one; those that lack a resource are parked."""
         while True:
             own, common = self._head(worker.ready), self._head(self.queue)
             if own is None and common is None:
                 self.backlogged.pop(worker, None)
-                return self._steal(worker)
+                return None
             source = worker.ready if common is None or (own is not None and own < common) else self.queue
             entry = heappop(source)
             if _resources_free(entry[2], worker):
                 return entry[2]
             parked.append(entry)
 
-    def _steal(self, thief: WorkerRecord) -> TaskRecord | None:
-        """The first task of the longest queue from which one starts earlier here."""
-        best: TaskRecord | None = None
-        longest = 0
-        for worker in list(self.backlogged):
-            if self._head(worker.ready) is None:
-                del self.backlogged[worker]
-            elif len(worker.ready) > longest and worker is not thief:
-                if worker.busy < worker.slots and self.has_room(worker):
-                    continue  # it is about to take the task itself
-                task = self._stealable(worker, thief)
-                if task is not None:
-                    best, longest = task, len(worker.ready)
-        return best  # its entry in the queue is void as soon as it is assigned
-
-    def _stealable(self, worker: WorkerRecord, thief: WorkerRecord) -> TaskRecord | None:
-        gain_s = self._start_s(worker) - self._start_s(thief)
-        for _, sequence, task in worker.ready[:STEAL_DEPTH]:
+    def _stealable(self, victim: WorkerRecord) -> tuple[TaskRecord, WorkerRecord] | None:
+        """A task from a worker's queue, and another worker that has room, where it starts earlier."""
+        if self._head(victim.ready) is None:
+            self.backlogged.pop(victim, None)
+            return None
+        start_s = self._start_s(victim)
+        for _, sequence, task in victim.ready[:STEAL_DEPTH]:
             if task.state != "queued" or task.sequence != sequence or task.unreachable:
                 continue
-            if self.transfer_s(task, thief) > gain_s:
-                continue
             hints = task.spec.hints if task.spec else None
-            if hints is None or not (hints.where or hints.resources):
-                return task
-            if thief in self.eligible(task) and _resources_free(task, thief):
-                return task
+            restricted = hints is not None and (hints.where or hints.resources)
+            for thief in self.eligible(task) if restricted else islice(self.maybe_room, STEAL_BY):
+                if thief is victim or not self.has_room(thief) or not _resources_free(task, thief):
+                    continue
+                if self._start_s(thief) + self.transfer_s(task, thief) < start_s:
+                    return task, thief
         return None
 
     @staticmethod

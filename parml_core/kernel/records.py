@@ -170,6 +170,7 @@ class WorkerRecord:
         "last_seen_s",
         "load_s",
         "memory_bytes",
+        "progress_s",
         "ranks",
         "ready",
         "recalled",
@@ -186,6 +187,7 @@ class WorkerRecord:
         self.last_seen_s = now
         self.running: dict[TaskRecord, float] = {}  # with the estimate that load_s contains
         self.load_s = 0.0
+        self.progress_s = now  # when a run last ended, or the first of these was sent
         self.busy = 0
         self.ready: list[tuple[tuple[int, int, int], int, TaskRecord]] = []
         self.holding: dict[TaskRecord, None] = {}

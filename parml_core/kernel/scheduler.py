@@ -21,6 +21,7 @@ from typing import Any
 
 import msgspec
 
+from parml_core.kernel import reasons
 from parml_core.kernel.events import ClientJoined, PeerLost, Tick, WorkerJoined
 from parml_core.kernel.gangs import Gangs
 from parml_core.kernel.journal import Journal
@@ -441,7 +442,7 @@ class SchedulerKernel:
             if task.owners:
                 self._tell_keys(task.owners[0].id, m.NeedValues, task.key)
             else:
-                self.fail(task, _data_lost(task))
+                self.fail(task, reasons.data_lost(task))
 
     # --- workers -------------------------------------------------------------------------------------------------------
 
@@ -519,7 +520,7 @@ class SchedulerKernel:
                 if task is culprit:
                     task.failures = (*task.failures, worker.info.name)
                     if len(task.failures) >= self.policy.allowed_failures:
-                        self.fail(task, _killed(task, reason))
+                        self.fail(task, reasons.killed(task, reason))
         return ended
 
     def _on_finished(self, worker: WorkerRecord, event: m.Finished) -> None:
@@ -567,7 +568,7 @@ class SchedulerKernel:
         if unreachable:
             pause_s = min(0.05 * 2**task.unreachable, 5.0)
             if task.unreachable >= UNREACHABLE_MAX:
-                self.fail(task, _unreachable(task, worker, unreachable))
+                self.fail(task, reasons.unreachable(task, worker, unreachable))
                 return
         if task.gang is not None:
             self.gangs.restart(task.gang, pause_s)
@@ -627,8 +628,8 @@ class SchedulerKernel:
                 del self.placement.unplaceable[task]
             elif self.workers and self.now - since > self.policy.pinned_timeout_s:
                 del self.placement.unplaceable[task]
-                self.fail(task, _unplaceable(task, self.workers.values(), self.now - since))
-        for worker, task in recall_for_idle(self.workers.values(), self.placement):
+                self.fail(task, reasons.unplaceable(task, self.workers.values(), self.now - since))
+        for worker, task in recall_for_idle(self.workers.values(), self.placement, self.now):
             worker.recalled[task] = None
             self._tell_attempt(worker, m.Recall, task)
 
@@ -669,7 +670,7 @@ class SchedulerKernel:
                 self._ask_for_value(current)
                 continue
             if current.gang is not None and current.gang.state != "waiting":
-                self.fail(current, current.gang.failure or _rank_lost(current))
+                self.fail(current, current.gang.failure or reasons.rank_lost(current))
                 continue
             self._set_state(current, "waiting")
             erred = None
@@ -693,13 +694,9 @@ class SchedulerKernel:
             self._set_state(task, "waiting")
             self._tell_keys(task.owners[0].id, m.NeedValues, task.key)
         elif task.nbytes:
-            self.fail(task, _data_lost(task))
+            self.fail(task, reasons.data_lost(task))
         else:
-            text = (
-                f"expected {task.key!r} to be a task or a value of this cluster, found none of that name; it was released, "
-                "or made by another client that has left: submit it again"
-            )
-            self.fail(task, m.Failure("MissingKeyError", text, key=task.key))
+            self.fail(task, reasons.unknown(task))
 
     def _inputs_ready(self, task: TaskRecord) -> None:
         if task.gang is not None:
@@ -711,6 +708,8 @@ class SchedulerKernel:
         """Send a queued task to a worker."""
         self._set_state(task, "running")
         estimate_s = self.placement.duration_s(task.group)
+        if not worker.running:
+            worker.progress_s = self.now
         worker.running[task] = estimate_s
         worker.load_s += estimate_s
         threads = 1
@@ -759,6 +758,7 @@ class SchedulerKernel:
             self.gangs.rank_ended(task, worker)
             return
         worker.load_s -= worker.running.pop(task)
+        worker.progress_s = self.now
         if not worker.running:
             worker.load_s = 0.0  # sums of floats drift
         worker.recalled.pop(task, None)
@@ -869,7 +869,7 @@ class SchedulerKernel:
             if task.state != "memory":
                 continue  # released when another one failed
             if task.gang is not None:
-                self.fail(task, _rank_lost(task))
+                self.fail(task, reasons.rank_lost(task))
                 continue
             for client in task.wanted_by:
                 self.tell(client.id, m.KeysPending([task.key], [client.wants[task]]))
@@ -956,45 +956,3 @@ def _few(holders: dict[WorkerRecord, None], receiver: WorkerRecord) -> list[Work
     some = list(holders)
     start = receiver.index % n_holders  # spreads the readers of a widely held value
     return (some + some)[start : start + 4]
-
-
-def _data_lost(task: TaskRecord) -> m.Failure:
-    text = (
-        f"the scattered value {task.key!r} was lost with the workers that held it, and the client that scattered it has "
-        "released it or left; scatter it again"
-    )
-    return m.Failure("DataLost", text, key=task.key)
-
-
-def _rank_lost(task: TaskRecord) -> m.Failure:
-    text = f"the result of rank {task.key!r} is gone, and a gang is not run again by itself: call it again"
-    return m.Failure("DataLost", text, key=task.key)
-
-
-def _killed(task: TaskRecord, reason: str) -> m.Failure:
-    text = (
-        f"task {task.key!r} was running on {len(task.failures)} workers, one after another, when they died: "
-        f"{', '.join(task.failures)} (the last: {reason}); it is not tried again. "
-        "Look for a crash in compiled code or for more memory used than the worker has"
-    )
-    return m.Failure("WorkerKilled", text, key=task.key, worker=task.failures[-1])
-
-
-def _unreachable(task: TaskRecord, worker: WorkerRecord, addresses: list[Address]) -> m.Failure:
-    text = (
-        f"task {task.key!r} could not fetch its inputs: worker {worker.info.name!r} did not reach {', '.join(dict.fromkeys(addresses))} "
-        f"(attempt {task.unreachable}, the last); see to it that every worker can connect to every other one"
-    )
-    return m.Failure("ClusterError", text, key=task.key, worker=worker.info.name)
-
-
-def _unplaceable(task: TaskRecord, workers: Iterable[WorkerRecord], waited_s: float) -> m.Failure:
-    hints = task.spec.hints if task.spec else None
-    wanted = []
-    if hints is not None and hints.where:
-        wanted.append(f"where={hints.where}")
-    if hints is not None and hints.resources:
-        wanted.append(f"resources={hints.resources}")
-    here = ", ".join(sorted(w.info.name for w in workers))
-    text = f"expected a worker for task {task.key!r} with {' and '.join(wanted)}, found for {waited_s:.0f} s only: {here}"
-    return m.Failure("ClusterError", text, key=task.key)

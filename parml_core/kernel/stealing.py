@@ -17,9 +17,11 @@ WORTHWHILE_S = 0.05
 """A worker with less work than this ahead of it is left alone."""
 
 
-def recall_for_idle(workers: Iterable[WorkerRecord], placement: Placement) -> list[tuple[WorkerRecord, TaskRecord]]:
+def recall_for_idle(workers: Iterable[WorkerRecord], placement: Placement, now: float) -> list[tuple[WorkerRecord, TaskRecord]]:
     """
     Which runs to ask back from which workers: the last of those sent ahead, one for each idle slot.
+
+    A worker that has ended nothing for a while has more work than its tasks were expected to be.
 
     Workers that a gang or a suspect waits for are asked for all that they have not started.
     """
@@ -31,7 +33,7 @@ def recall_for_idle(workers: Iterable[WorkerRecord], placement: Placement) -> li
             asked += [(worker, task) for task in _sent_ahead(worker)]
         elif idle > 0:
             n_idle += idle
-        elif idle < 0 and worker.load_s > WORTHWHILE_S:
+        elif idle < 0 and max(worker.load_s, now - worker.progress_s) > WORTHWHILE_S:
             loaded.append(worker)
     if not n_idle:
         return asked

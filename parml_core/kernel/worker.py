@@ -105,6 +105,7 @@ class WorkerKernel:
             m.Leave: self._on_leave,
             ev.RunEnded: self._on_run_ended,
             ev.RankStarted: self._on_rank_started,
+            ev.TakenBack: self._on_taken_back,
             ev.RankInputsMissing: self._on_rank_inputs_missing,
             ev.Fetched: self._on_fetched,
             ev.FetchFailed: self._on_fetch_failed,
@@ -196,10 +197,26 @@ class WorkerKernel:
             self._effects.append(fx.Skip(skip))
 
     def _on_recall(self, event: m.Recall) -> None:
+        returned, handed = [], []
+        for key, attempt in event.attempts:
+            run = self.runs.get(key)
+            if run is None or run.assignment.attempt != attempt:
+                continue
+            if run.state == "handed":
+                handed.append((key, attempt))
+            else:
+                self._let_go(run)
+                returned.append((key, attempt))
+        if returned:
+            self._send(m.Returned(returned))
+        if handed:
+            self._effects.append(fx.TakeBack(handed))
+
+    def _on_taken_back(self, event: ev.TakenBack) -> None:
         returned = []
         for key, attempt in event.attempts:
             run = self.runs.get(key)
-            if run is not None and run.assignment.attempt == attempt and run.state != "handed":
+            if run is not None and run.assignment.attempt == attempt:
                 self._let_go(run)
                 returned.append((key, attempt))
         if returned:

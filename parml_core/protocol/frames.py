@@ -57,6 +57,7 @@ _DEFAULT = Limits()
 
 
 def nbytes_of(buffer: Buffer) -> int:
+    """Size of a buffer in bytes."""
     return buffer.nbytes if isinstance(buffer, memoryview) else len(buffer)
 
 

@@ -8,7 +8,7 @@ that carries the number of an older attempt is ignored by whoever gets it.
 
 from __future__ import annotations
 
-from typing import Any, Union
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -149,7 +149,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Submit(Message):
-    """Tasks to run. `functions` holds the bytes of every `fn` that `tasks` name; `wants`: keys whose futures the client holds."""
+    """Tasks to run. `functions` holds the bytes of every `fn` that they name; `wants`: keys whose futures the client holds."""
 
     functions: dict[str, bytes]
     tasks: list[TaskSpec]
@@ -171,7 +171,7 @@ class Release(Message):
 
 
 class Cancel(Message):
-    """End these tasks, and their dependants. What another client needs goes on: only this client's futures are cancelled then."""
+    """End these tasks, and their dependants. What another client needs goes on; this client's futures are cancelled."""
 
     keys: list[Key]
 
@@ -229,9 +229,19 @@ class ClientBye(Message):
     """The client leaves on purpose: its wants end now and not after the grace period."""
 
 
-FromClient = Union[
-    Submit, Want, Release, Cancel, Scattered, SubmitGang, Absent, AskWorkers, AskHolders, AskState, ClientBye
-]
+FromClient: TypeAlias = (
+    Submit
+    | Want
+    | Release
+    | Cancel
+    | Scattered
+    | SubmitGang
+    | Absent
+    | AskWorkers
+    | AskHolders
+    | AskState
+    | ClientBye
+)
 
 # --- scheduler → client ------------------------------------------------------------------------------------------------
 
@@ -282,7 +292,7 @@ class StateIs(Message):
     state: dict[str, Any]
 
 
-ToClient = Union[KeysReady, KeysFailed, KeysPending, NeedValues, WorkersAre, HoldersAre, StateIs]
+ToClient: TypeAlias = KeysReady | KeysFailed | KeysPending | NeedValues | WorkersAre | HoldersAre | StateIs
 
 # --- scheduler → worker ------------------------------------------------------------------------------------------------
 
@@ -329,7 +339,7 @@ class Leave(Message):
     rejoin: bool = False
 
 
-ToWorker = Union[Compute, Free, ForgetFunctions, Revoke, Recall, Leave]
+ToWorker: TypeAlias = Compute | Free | ForgetFunctions | Revoke | Recall | Leave
 
 # --- worker → scheduler ------------------------------------------------------------------------------------------------
 
@@ -408,9 +418,7 @@ class WorkerBye(Message):
     reason: str
 
 
-FromWorker = Union[
-    Finished, Failed, InputsMissing, Returned, Copied, Started, Blocked, Heartbeat, WorkerBye
-]
+FromWorker: TypeAlias = Finished | Failed | InputsMissing | Returned | Copied | Started | Blocked | Heartbeat | WorkerBye
 
 # --- anybody ↔ worker: the data plane ----------------------------------------------------------------------------------
 
@@ -423,7 +431,7 @@ class GetValues(Message):
 
 
 class PutValues(Message):
-    """Keep these values (heads here, buffers out of band); `buffers[i]` is how many of the frame's buffers belong to keys[i]. → `PutDone`."""
+    """Keep these values (heads here, buffers out of band): ``buffers[i]`` of the frame's belong to keys[i]. → `PutDone`."""
 
     request: int
     keys: list[Key]
@@ -431,7 +439,7 @@ class PutValues(Message):
     buffers: list[int]
 
 
-ToData = Union[GetValues, PutValues]
+ToData: TypeAlias = GetValues | PutValues
 
 
 class Values(Message):
@@ -452,7 +460,7 @@ class PutDone(Message):
     nbytes: list[int]
 
 
-FromData = Union[Values, PutDone]
+FromData: TypeAlias = Values | PutDone
 
 encoder = msgspec.msgpack.Encoder()
 """Encodes a list of messages."""

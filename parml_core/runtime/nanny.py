@@ -14,6 +14,7 @@ import logging
 import os
 import select
 import selectors
+import shutil
 import signal
 import socket
 import sys
@@ -37,6 +38,7 @@ from parml_core.runtime.nanny_protocol import (
     Setup,
     Spawn,
     Spawned,
+    Works,
     close_all,
 )
 
@@ -81,6 +83,7 @@ class Nanny:
     def __init__(self, control: socket.socket) -> None:
         self._pid = os.getpid()
         self._parent_pid = os.getppid()
+        self._folder = ""
         self._children: dict[int, _Child] = {}
         self._peers: list[_Peer] = []
         self._kill_at: float | None = None  # set: everything is ending, and at this time it is killed
@@ -112,6 +115,8 @@ class Nanny:
             if time.monotonic() >= next_tick:
                 self._tick()
                 next_tick = time.monotonic() + TICK_S
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     # --- peers ---------------------------------------------------------------------------------------------------------
 
@@ -161,11 +166,16 @@ class Nanny:
             child = self._children.get(message.pid)
             if child is not None and child.owner is peer:
                 self._kill(child, "")
+        elif isinstance(message, Works):
+            for child in self._children.values():
+                if child.link is peer:
+                    child.deaths.clear()
         elif peer is self._root:
             self._set_up(message)
 
     def _set_up(self, setup: Setup) -> None:
         self._parent_pid = setup.parent_pid
+        self._folder = setup.folder
         sys.path[:] = setup.path
         if setup.pythonpath is None:
             os.environ.pop("PYTHONPATH", None)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from parml_core.errors import ClusterError, ConnectionLost
-from parml_core.runtime.nanny_protocol import Event, Exited, Kill, NotSpawned, Packets, Spawn, Spawned, launch
+from parml_core.runtime.nanny_protocol import Event, Exited, Kill, NotSpawned, Packets, Spawn, Spawned, Works, launch
 from parml_core.runtime.specs import RankSpec
 
 RANK_TARGET = "parml_core.runtime.rank:main"
@@ -88,6 +88,10 @@ class NannyLink:
         ours.setblocking(False)
         return pid, ours
 
+    def works(self) -> None:
+        """Say that this process does what it was forked for."""
+        self._send(Works())
+
     def kill(self, pid: int) -> None:
         """End a process that was spawned over this link; `ended` tells when it has gone."""
         ended = self._ended.get(pid)
@@ -121,7 +125,7 @@ class NannyLink:
 
     # --- the socket ----------------------------------------------------------------------------------------------------
 
-    def _send(self, message: Spawn | Kill, fds: Sequence[int] = ()) -> None:
+    def _send(self, message: Spawn | Kill | Works, fds: Sequence[int] = ()) -> None:
         self._packets.send(message, fds)
         if self._packets.unsent:
             self._loop.add_writer(self._packets.fileno(), self._flush)

@@ -29,12 +29,17 @@ GRACE_S = 2.0
 
 
 class Setup(msgspec.Struct, tag=True):
-    """The root's first message: who it is and where its modules lie. `preload` is imported while nobody waits."""
+    """
+    The root's first message: who it is and where its modules lie. `preload` is imported while nobody waits.
+
+    `folder` holds the root's files. It is removed when everything has ended, also where the root cannot do that any more.
+    """
 
     parent_pid: int
     path: list[str]
     pythonpath: str | None
     preload: list[str] = []
+    folder: str = ""
 
 
 class Spawn(msgspec.Struct, tag=True):
@@ -59,7 +64,8 @@ class Spawn(msgspec.Struct, tag=True):
     memory_bytes : int
         Above 95 % of it the process is killed; 0: no limit.
     restart : bool
-        Fork it again, without descriptors, when it ends without the target having returned.
+        Fork it again, without descriptors, when it ends without the target having returned; but not again and again where
+        it never comes to say that it `Works`.
     """
 
     request: int
@@ -79,6 +85,10 @@ class Kill(msgspec.Struct, tag=True):
     """End this process at once; it is not restarted. A process that the peer did not ask for, or that is gone: nothing."""
 
     pid: int
+
+
+class Works(msgspec.Struct, tag=True):
+    """A child does what it was forked for: if it dies now, that is no reason not to start it again."""
 
 
 class Spawned(msgspec.Struct, tag=True):
@@ -123,7 +133,7 @@ class GaveUp(msgspec.Struct, tag=True):
     text: str
 
 
-Request = Setup | Spawn | Kill
+Request = Setup | Spawn | Kill | Works
 Event = Spawned | NotSpawned | Exited | GaveUp
 
 _encoder = msgspec.msgpack.Encoder()
@@ -221,11 +231,12 @@ class Packets:
         self._unsent.clear()
 
 
-def launch(preload: Sequence[str] = ()) -> tuple[subprocess.Popen[bytes], Packets]:
+def launch(preload: Sequence[str] = (), folder: str = "") -> tuple[subprocess.Popen[bytes], Packets]:
     """
     Start a nanny: an interpreter of its own, in a session of its own, so that Ctrl-C at a terminal does not reach it.
 
     It finds modules as this process does, and ends with everything it forked when the socket closes or this process ends.
+    Then it removes `folder`, where one is given.
     """
     ours, theirs = Packets.pair()
     root = str(Path(__file__).resolve().parents[2])
@@ -241,7 +252,7 @@ def launch(preload: Sequence[str] = ()) -> tuple[subprocess.Popen[bytes], Packet
             env=environment,
         )
     packets = Packets(ours, Event)
-    packets.send(Setup(os.getpid(), list(sys.path), pythonpath, list(preload)))
+    packets.send(Setup(os.getpid(), list(sys.path), pythonpath, list(preload), folder))
     return process, packets
 
 

@@ -88,12 +88,14 @@ class Worker:
         self._ranks: dict[tuple[Key, int], asyncio.Task[None]] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._process = psutil.Process()
+        self._ran = False  # a task, since garbage was last collected
         self._effects: dict[type, Callable[[Any], None]] = {
             fx.Send: self._do_send,
             fx.Execute: self._do_execute,
             fx.ExecuteRank: self._do_execute_rank,
             fx.KillRank: self._do_kill_rank,
             fx.Skip: self._do_skip,
+            fx.TakeBack: self._do_take_back,
             fx.Fetch: self._do_fetch,
             fx.Drop: self._do_drop,
             fx.DefineFunctions: self._do_define_functions,
@@ -124,6 +126,8 @@ class Worker:
         comm = await connect(
             spec.scheduler, credentials=self._credentials, hello=hello, timeout_s=settings.comm.connect_timeout_s
         )
+        if self._nanny is not None:
+            self._nanny.works()
         self._scheduler = Conversation(comm, _to_worker)
         self._spawn(self._listen_to_scheduler())
         self._spawn(self._send_heartbeats())
@@ -164,7 +168,11 @@ class Worker:
         self._process.cpu_percent()
         while True:
             memory_bytes, cpu_percent = self._process.memory_info().rss, self._process.cpu_percent()
-            self._scheduler.say([Heartbeat(self.kernel.executing(), memory_bytes, cpu_percent)])
+            executing = self.kernel.executing()
+            self._scheduler.say([Heartbeat(executing, memory_bytes, cpu_percent)])
+            if self._ran and not executing:  # what tasks left in cycles may hold futures, and with them results elsewhere
+                self._ran = False
+                gc.collect()
             await asyncio.sleep(self.settings.worker.heartbeat_s)
 
     def _spawn(self, coroutine: Any) -> asyncio.Task[None]:
@@ -198,6 +206,11 @@ class Worker:
         for key, attempt in effect.attempts:
             self._executor.take_back(key, attempt)
 
+    def _do_take_back(self, effect: fx.TakeBack) -> None:
+        taken = [(key, attempt) for key, attempt in effect.attempts if self._executor.take_back(key, attempt)]
+        if taken:
+            asyncio.get_running_loop().call_soon(self._handle, [ev.TakenBack(taken)])
+
     def _do_drop(self, effect: fx.Drop) -> None:
         self.store.drop(effect.keys)
 
@@ -214,6 +227,7 @@ class Worker:
     # --- tasks ---------------------------------------------------------------------------------------------------------
 
     def _on_outcomes(self, outcomes: list[Outcome]) -> None:
+        self._ran = True
         events = []
         for key, attempt, value, nbytes, duration_s, failure in outcomes:
             if self.kernel.accepts(key, attempt):

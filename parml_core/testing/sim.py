@@ -81,8 +81,7 @@ def _live(world: World, scheduler: SchedulerNode) -> None:
     world.delay = rng.choice((0.0001, 0.001, 0.01, 0.1))
     options, rates = Options.draw(rng), Rates.draw(world)
     world.note(f"{options} {rates}")
-    work = Work(world, scheduler.kernel.policy.allowed_failures)
-    work.scheduler = scheduler
+    work = Work(world, scheduler)
     cluster = Cluster(world, scheduler, work, options, rates, make_jobs(work, options, rng))
     while world.now < options.horizon_s:
         _step(world, scheduler)
@@ -153,7 +152,9 @@ def run_seeds(seeds: Iterable[int], n_jobs: int = 1) -> Iterable[Outcome]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m parml_core.testing.sim", description="Simulated clusters of the real kernels.")
+    parser = argparse.ArgumentParser(
+        prog="python -m parml_core.testing.sim", description="Simulated clusters of the real kernels."
+    )
     parser.add_argument("--seeds", type=int, default=300, help="how many worlds (default: 300)")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--seed", type=int, help="this one world only")
@@ -162,7 +163,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--log-hash", action="store_true", help="print the hash of each world's log")
     parser.add_argument("--workers", type=int, help="measure the scheduler with so many workers (with --tasks, --no-faults)")
     parser.add_argument("--tasks", type=int, default=100_000, help="tasks of the measurement")
-    parser.add_argument("--no-faults", action="store_true", help="nothing goes wrong in the measurement, which is the only choice")
+    parser.add_argument(
+        "--no-faults", action="store_true", help="nothing goes wrong in the measurement, which is the only choice"
+    )
     options = parser.parse_args(argv)
     if options.workers is not None:
         measure(options.workers, options.tasks)

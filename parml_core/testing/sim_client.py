@@ -184,7 +184,7 @@ class ClientNode:
     def _put_on(self, address: Address, key: Key, value: int) -> None:
         worker = self.world.data.get(address)
         ok = worker is not None and self.world.reaches(self.process, worker.id)
-        if ok:
+        if worker is not None and ok:
             worker.store[key] = value
             worker.do([ev.ValuesPut(((key, self.work.nbytes(key)),))])
         self.world.at(self.world.some_delay_s() + (0.0 if ok else 0.05), self._was_put, address, key, ok)

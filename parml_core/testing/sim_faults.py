@@ -57,7 +57,9 @@ class Rates(msgspec.Struct, frozen=True):
 class Cluster:
     """Workers that come and go, and clients with their programs."""
 
-    def __init__(self, world: World, scheduler: SchedulerNode, work: Work, options: Options, rates: Rates, keys: list[Key]) -> None:
+    def __init__(
+        self, world: World, scheduler: SchedulerNode, work: Work, options: Options, rates: Rates, keys: list[Key]
+    ) -> None:
         self.world = world
         self.scheduler = scheduler
         self.work = work

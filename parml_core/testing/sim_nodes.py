@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from parml_core.engine.base import WorkerInfo
@@ -52,6 +52,7 @@ class SchedulerNode:
         self.journal = Coverage()
         self.kernel = SchedulerKernel(policy, self.journal)
         self.links: dict[PeerId, Wire] = {}
+        self.on_lost: Callable[[PeerId], None] | None = None  # called before the kernel hears that a peer is lost
         self.unread: deque[tuple[PeerId, Any, Any]] | None = None  # what arrives while this process is stopped
         world.at(TICK_S, self._tick, clockwork=True)
 
@@ -80,6 +81,8 @@ class SchedulerNode:
 
     def _handle(self, id: PeerId, events: Sequence[Any]) -> None:
         kernel = self.kernel
+        if self.on_lost is not None and type(events[0]) is ev.PeerLost:
+            self.on_lost(id)
         outbox = kernel.handle(id, events, self.world.now)
         for peer, messages in outbox.items():
             wire = self.links.get(peer)
@@ -252,7 +255,8 @@ class WorkerNode:
         if job.assignment.threads:
             self.n_running -= 1
         outcome = self.work.outcome(key, job.inputs, self.info.name)
-        if outcome == "kills":
+        if outcome is None:
+            self.work.killed_by[self.id] = key
             self.end(lose=self.world.rng.random() < 0.5)
             return
         if self.kernel.accepts(key, attempt):
@@ -270,6 +274,17 @@ class WorkerNode:
                 job.skipped = True
                 if not job.started:
                     del self.handed[key_attempt]
+
+    def _take_back(self, effect: fx.TakeBack) -> None:
+        taken = []
+        for key_attempt in effect.attempts:
+            job = self.handed.get(key_attempt)
+            if job is not None and not job.started and not job.skipped:
+                job.skipped = True
+                del self.handed[key_attempt]
+                taken.append(key_attempt)
+        if taken:
+            self.world.at(0.0, lambda: self.do([ev.TakenBack(taken)]) if self.alive else None)
 
     def _drop(self, effect: fx.Drop) -> None:
         for key in effect.keys:
@@ -325,7 +340,7 @@ class WorkerNode:
         if not self.alive or self.ranks.pop((key, attempt), None) is None or not self.kernel.accepts(key, attempt):
             return
         outcome = self.work.outcome(key, inputs, self.info.name)
-        if outcome == "kills":  # the rank has a process of its own
+        if outcome is None:  # the rank has a process of its own
             outcome = m.Failure("GangError", f"rank {key} was lost: killed by signal 9", key=key, worker=self.info.name)
         if isinstance(outcome, m.Failure):
             self.do([ev.RunEnded(key, attempt, 0, duration_s, outcome)])
@@ -356,6 +371,7 @@ _EFFECTS: dict[type, Any] = {
     fx.ExecuteRank: WorkerNode._execute_rank,
     fx.KillRank: WorkerNode._kill_rank,
     fx.Skip: WorkerNode._skip,
+    fx.TakeBack: WorkerNode._take_back,
     fx.Fetch: WorkerNode._fetch,
     fx.Drop: WorkerNode._drop,
     fx.DefineFunctions: WorkerNode._define_functions,

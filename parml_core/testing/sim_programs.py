@@ -56,15 +56,17 @@ class Job(msgspec.Struct, frozen=True):
 class Work:
     """All tasks and scattered values of a simulation, and what has happened to them."""
 
-    def __init__(self, world: World, allowed_failures: int) -> None:
+    def __init__(self, world: World, scheduler: SchedulerNode) -> None:
         self.world = world
-        self.scheduler: SchedulerNode
-        self.allowed_failures = allowed_failures
+        self.scheduler = scheduler
+        self.allowed_failures = scheduler.kernel.policy.allowed_failures
+        scheduler.on_lost = self._worker_lost
         self.jobs: dict[Key, Job] = {}
         self.scattered: dict[Key, int] = {}
         self.n_runs: dict[Key, int] = {}
         self.cancelled: dict[Key, None] = {}
         self.n_lost_workers = 0  # without a task being the cause
+        self.killed_by: dict[str, Key] = {}  # workers that a task took down
         self.values_were_lost = False
         self._oracle: dict[Key, int] = {}
 
@@ -80,17 +82,24 @@ class Work:
         job = self.jobs[run.key]
         assert inputs.keys() == set(job.deps), f"{run.key} runs with {list(inputs)}, needs {job.deps}"
         where = job.hints.where if job.hints is not None else ()
-        assert not where or worker.id in where or worker.info.name in where, f"{run.key} runs on {worker.id}, is tied to {where}"
+        assert not where or worker.id in where or worker.info.name in where, (
+            f"{run.key} runs on {worker.id}, is tied to {where}"
+        )
 
-    def outcome(self, key: Key, inputs: dict[Key, int], worker: str) -> int | str | Failure:
-        """The result of a run; ``"kills"`` where its process dies."""
+    def outcome(self, key: Key, inputs: dict[Key, int], worker: str) -> int | Failure | None:
+        """The result of a run; None where its process dies."""
         job = self.jobs[key]
         n_run = self.n_runs[key] = self.n_runs.get(key, 0) + 1
         if job.kills:
-            return "kills"
+            return None
         if job.raises < 0 or n_run <= job.raises:
             return Failure("raised", f"ValueError: {key}", key=key, worker=worker)
         return mix(key, *(inputs[dep] for dep in job.deps))
+
+    def _worker_lost(self, id: str) -> None:
+        killer = self.scheduler.kernel.tasks.get(self.killed_by.get(id, ""))
+        if id in self.killed_by and (killer is None or killer.worker is None or killer.worker.id != id):
+            self.n_lost_workers += 1  # the scheduler has given up on that run, and cannot suspect it
 
     def jobs_unsendable(self, key: Key) -> bool:
         return key in self.jobs and self.jobs[key].unsendable
@@ -105,7 +114,10 @@ class Work:
             client: ClientNode = worker.nested
             worker.ended.append(lambda: client.end(lose=False))
         client = worker.nested
-        specs = [msgspec.structs.replace(spec, hints=Hints(priority=1 - run.priority[0])) for spec in self.specs(self.jobs[run.key].children)]
+        specs = [
+            msgspec.structs.replace(spec, hints=Hints(priority=1 - run.priority[0]))
+            for spec in self.specs(self.jobs[run.key].children)
+        ]
         records = client.submit(self.functions(specs), specs, [spec.key for spec in specs])
 
         def look() -> None:
@@ -258,7 +270,8 @@ def make_jobs(work: Work, options: Options, rng: Random) -> list[Key]:
     n_scattered = round(options.scatters * 6)
     for i in range(n_scattered):
         work.scattered[f"scattered-{i}"] = 1000 + i
-    names, keys = "abcd"[: rng.randint(1, 4)], []
+    keys: list[Key] = []
+    names = "abcd"[: rng.randint(1, 4)]
     scales = {name: options.duration_s * rng.choice((0.1, 1.0, 1.0, 10.0)) for name in names}
     reach, n_deps_max = rng.choice((3, 10, 1000)), rng.choice((0, 1, 2, 4, 8))
     for i in range(options.n_tasks):

@@ -85,7 +85,12 @@ class Stranger:
 
 @pytest.fixture(
     params=[
-        (b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", False, ProtocolError, "another protocol"),
+        (
+            b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            False,
+            ProtocolError,
+            "another protocol",
+        ),
         (b"SSH-2.0-OpenSSH_9.2\r\n", False, ProtocolError, "another protocol"),
         (os.urandom(1000), True, (ProtocolError, AddressError), "expected a parml"),
         (b"", False, AddressError, "within 1 s"),
