@@ -1,0 +1,209 @@
+"""Predict: at once for what is in memory, partition by partition for what is on an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import xgboost as xgb
+
+from parml.collections import is_collection
+from parml.data import PartitionedArray
+from parml.tables import row_count
+from parml.xgboost.data import DMatrix
+from parml_core.engine.base import Engine, Future
+from parml_core.errors import InputError
+from parml_core.graph import Graph, Ref, Task
+from parml_core.hashing import tokenize
+from parml_core.typing import Key
+
+
+def predict(
+    client: Engine | None,
+    model: xgb.Booster | Mapping[str, Any],
+    X: Any,
+    *,
+    missing: float = np.nan,
+    base_margin: Any = None,
+    output_margin: bool = False,
+    pred_leaf: bool = False,
+    pred_contribs: bool = False,
+    approx_contribs: bool = False,
+    pred_interactions: bool = False,
+    validate_features: bool = True,
+    iteration_range: tuple[int, int] = (0, 0),
+    strict_shape: bool = False,
+) -> Any:
+    """
+    Predict with a trained model.
+
+    Parameters
+    ----------
+    client : Engine or None
+        Where a px.DMatrix must be; collections are computed by whoever computes the result.
+    model : Booster or result of `train`
+    X : array, table, collection or parml.xgboost.DMatrix
+    missing, base_margin
+        For `X` that is no DMatrix; a base margin for arrays and tables in memory only.
+    output_margin, pred_leaf, pred_contribs, approx_contribs, pred_interactions, validate_features
+        As for `xgboost.Booster.predict`.
+    iteration_range, strict_shape
+        As for `xgboost.Booster.predict`.
+
+    Returns
+    -------
+    numpy.ndarray or PartitionedArray
+        An array for `X` in memory. For a collection and a DMatrix a lazy collection with the same partitions; its
+        ``compute()`` gives the array.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> booster = xgb.train({"max_depth": 2}, xgb.DMatrix(np.eye(4), np.arange(4)), 2)
+    >>> predict(None, booster, np.eye(4)).shape
+    (4,)
+    """
+    options = {
+        "output_margin": output_margin,
+        "pred_leaf": pred_leaf,
+        "pred_contribs": pred_contribs,
+        "approx_contribs": approx_contribs,
+        "pred_interactions": pred_interactions,
+        "validate_features": validate_features,
+        "iteration_range": iteration_range,
+        "strict_shape": strict_shape,
+    }
+    matrix: dict[str, Any] = {"missing": missing, "enable_categorical": True}
+    if isinstance(X, DMatrix):
+        matrix |= {"missing": X.missing, **X.features()}
+    return _apply(client, _booster_of(model), X, base_margin, _predict, (matrix, options))
+
+
+def inplace_predict(
+    client: Engine | None,
+    model: xgb.Booster | Mapping[str, Any],
+    X: Any,
+    *,
+    iteration_range: tuple[int, int] = (0, 0),
+    predict_type: str = "value",
+    missing: float = np.nan,
+    validate_features: bool = True,
+    base_margin: Any = None,
+    strict_shape: bool = False,
+) -> Any:
+    """
+    Predict from the rows themselves, without xgboost's own matrix. See `xgboost.Booster.inplace_predict` and `predict`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> booster = xgb.train({"max_depth": 2}, xgb.DMatrix(np.eye(4), np.arange(4)), 2)
+    >>> bool((inplace_predict(None, booster, np.eye(4)) == predict(None, booster, np.eye(4))).all())
+    True
+    """
+    options = {
+        "iteration_range": iteration_range,
+        "predict_type": predict_type,
+        "missing": X.missing if isinstance(X, DMatrix) else missing,
+        "validate_features": validate_features,
+        "strict_shape": strict_shape,
+    }
+    return _apply(client, _booster_of(model), X, base_margin, _inplace_predict, (options,))
+
+
+def _booster_of(model: Any) -> xgb.Booster:
+    booster = model.get("booster") if isinstance(model, Mapping) else model
+    if not isinstance(booster, xgb.Booster):
+        raise TypeError(
+            f"expected an xgboost.Booster or the result of parml.xgboost.train, found {type(model).__name__}; "
+            "of an estimator pass get_booster()"
+        )
+    return booster
+
+
+def _apply(
+    client: Engine | None, booster: xgb.Booster, X: Any, base_margin: Any, one: Any, how: tuple[dict[str, Any], ...]
+) -> Any:
+    """`one` for the whole of X, or for each partition of it."""
+    if isinstance(X, DMatrix):
+        if client is not None and X.engine is not client:
+            raise InputError(f"expected the DMatrix on {client!r}, found it on {X.engine!r}; pass the client it was made with")
+        if base_margin is not None:
+            raise InputError("expected the base margin of a DMatrix in the DMatrix, found another one; put it into the DMatrix")
+        fields = X.partitions.fields
+        rows, margin = _Futures(fields["X"]), _Futures(fields["base_margin"]) if "base_margin" in fields else None
+        return _map_partitions(Task("", _load, (bytes(booster.save_raw("ubj")),)), rows, margin, one, how)
+    if is_collection(X):
+        return _map_partitions(Task("", _load, (bytes(booster.save_raw("ubj")),)), X, base_margin, one, how)
+    return one(booster, X, base_margin, *how)
+
+
+def by_partition(estimator: xgb.XGBModel, method: str, X: Any, base_margin: Any, options: dict[str, Any]) -> PartitionedArray:
+    """What a method of an estimator gives for each partition of a collection."""
+    return _map_partitions(Task("", _load_estimator, (cloudpickle.dumps(estimator),)), X, base_margin, _call, (method, options))
+
+
+class _Futures:
+    """Just enough of a collection."""
+
+    def __init__(self, futures: Sequence[Future[Any]]) -> None:
+        self._futures = {future.key: future for future in futures}
+
+    def __parml_graph__(self) -> Graph:
+        return Graph((), self._futures)
+
+    def __parml_keys__(self) -> list[Key]:
+        return list(self._futures)
+
+
+def _map_partitions(load: Task, X: Any, base_margin: Any, one: Any, how: tuple[Any, ...]) -> PartitionedArray:
+    """``one(model, partition, margin, *how)``. One task loads the model, so that it does not travel with each partition."""
+    graph, keys = X.__parml_graph__(), list(X.__parml_keys__())
+    margins: list[Any] = [None] * len(keys)
+    if base_margin is not None:
+        if not (is_collection(base_margin) or isinstance(base_margin, _Futures)):
+            raise InputError(
+                "expected a base margin in partitions beside partitions, found one in memory; put both into a DMatrix"
+            )
+        graph = Graph.merge([graph, base_margin.__parml_graph__()])
+        margins = [Ref(key) for key in base_margin.__parml_keys__()]
+        if len(margins) != len(keys):
+            raise InputError(f"expected as many partitions in base_margin as in X, found {len(margins)} and {len(keys)}")
+    token = tokenize(one.__name__, load.args, how, keys, margins)
+    model = Task(f"model-{tokenize(load.args)}", load.fn, load.args)
+    tasks = [
+        Task(f"predict-{token}:{i}", one, (Ref(model.key), Ref(key), margin, *how))
+        for i, (key, margin) in enumerate(zip(keys, margins, strict=True))
+    ]
+    return PartitionedArray(graph.add([model, *tasks]), [task.key for task in tasks])
+
+
+def _load(raw: bytes) -> xgb.Booster:
+    # The partitions are what runs in parallel: one thread each.
+    return xgb.Booster({"nthread": 1}, model_file=bytearray(raw))
+
+
+def _load_estimator(pickled: bytes) -> xgb.XGBModel:
+    estimator: xgb.XGBModel = cloudpickle.loads(pickled)
+    estimator.n_jobs = 1
+    estimator.get_booster().set_param({"nthread": 1})
+    return estimator
+
+
+def _call(estimator: xgb.XGBModel, X: Any, base_margin: Any, method: str, options: dict[str, Any]) -> Any:
+    if not row_count(X):
+        return np.empty(0, "f4")
+    margin = {} if base_margin is None else {"base_margin": base_margin}
+    return getattr(estimator, method)(X, **margin, **options)
+
+
+def _predict(booster: xgb.Booster, X: Any, base_margin: Any, matrix: dict[str, Any], options: dict[str, Any]) -> Any:
+    if not row_count(X):
+        return np.empty(0, "f4")
+    return booster.predict(xgb.DMatrix(X, base_margin=base_margin, **matrix), **options)
+
+
+def _inplace_predict(booster: xgb.Booster, X: Any, base_margin: Any, options: dict[str, Any]) -> Any:
+    return booster.inplace_predict(X, base_margin=base_margin, **options)

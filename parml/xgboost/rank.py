@@ -1,0 +1,208 @@
+"""What one rank of a training does: build its matrices, boost round after round, and say how far it has come."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, cast
+
+import cloudpickle
+import xgboost as xgb
+from xgboost.callback import EarlyStopping, EvaluationMonitor, TrainingCallback
+
+from parml.boosting.checkpoints import Depot, Pace, Sender
+from parml.tables import row_count, slice_rows
+from parml.xgboost.collective import Meeting, joined
+from parml.xgboost.data import Batch, MatrixSpec
+from parml.xgboost.metrics import Callbacks
+
+History = dict[str, dict[str, list[float]]]
+Result = tuple[xgb.Booster, History]
+Share = tuple[dict[str, Any], int, int]
+"""One partition by field, futures in the caller and values in the rank, and which rows of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """
+    What all ranks are told alike.
+
+    Parameters
+    ----------
+    params : dict
+    rounds : int
+        The last round is this one, whatever was done before a restart.
+    train : MatrixSpec
+    evals : tuple of (str, MatrixSpec or None)
+        None: the training matrix itself.
+    quantised, quantised_evals : bool
+    options : dict
+        ``obj``, ``custom_metric``, ``maximize``, ``early_stopping_rounds``, ``verbose_eval``, ``callbacks``.
+    checkpoint_every : int, optional
+    """
+
+    params: dict[str, Any]
+    rounds: int
+    train: MatrixSpec
+    evals: tuple[tuple[str, MatrixSpec | None], ...]
+    quantised: bool
+    quantised_evals: bool
+    options: Mapping[str, Any]
+    checkpoint_every: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What one rank is told: how many threads it has, where the others are, and where checkpoints go."""
+
+    nthread: int
+    meeting: Meeting | None
+    depot: Depot | None
+
+
+def train_rank(
+    rank: int,
+    job: Job,
+    task: Task,
+    begin: tuple[int, bytes],
+    shares: list[Share],
+    eval_shares: list[list[Share]],
+) -> Result | None:
+    """
+    Build the matrices of this rank, letting go of each partition when it is in one, and train.
+
+    Parameters
+    ----------
+    rank : int
+    job : Job
+    task : Task
+    begin : tuple of int and bytes
+        How many rounds are done, and what they left: the state of a checkpoint; for none the pickled model to go on from.
+    shares : list of Share
+    eval_shares : list of list of Share
+        For each matrix to evaluate on.
+
+    Returns
+    -------
+    Result or None
+        Rank 0 has the result.
+    """
+    with joined(rank, task.meeting), ExitStack() as stack:
+        dtrain = job.train.build(batches_of(shares), task.nthread, quantised=job.quantised)
+        shares.clear()
+        evals = []
+        for (name, spec), mine in zip(job.evals, eval_shares, strict=True):
+            evals.append((dtrain if spec is None else _build_eval(spec, job, mine, task.nthread, dtrain), name))
+            mine.clear()
+        sender = stack.enter_context(Sender(task.depot)) if rank == 0 and task.depot is not None else None
+        booster, history = _boost(job, task.nthread, begin, dtrain, evals, sender)
+    if rank != 0:
+        return None
+    # Whoever predicts with the model does so with the threads of their own machine.
+    booster.set_param({"nthread": threads_asked(job.params) or 0})
+    return booster, history
+
+
+train_rank.__parml_preload__ = ("xgboost",)  # type: ignore[attr-defined]  # what a rank's process should have imported
+
+
+def threads_asked(params: Mapping[str, Any]) -> int:
+    """The number of threads that the user wants; 0 or less: all."""
+    return int(params.get("nthread") or params.get("n_jobs") or 0)
+
+
+def batches_of(shares: Sequence[Share]) -> list[Batch]:
+    """The rows of this rank."""
+    return [{name: _rows(value, start, stop) for name, value in batch.items()} for batch, start, stop in shares]
+
+
+def _rows(value: Any, start: int, stop: int) -> Any:
+    return value if (start, stop) == (0, row_count(value)) else slice_rows(value, start, stop)
+
+
+def _build_eval(spec: MatrixSpec, job: Job, shares: list[Share], nthread: int, dtrain: xgb.DMatrix) -> xgb.DMatrix:
+    ref = dtrain if job.quantised_evals else None
+    return spec.build(batches_of(shares), nthread, quantised=job.quantised_evals, ref=ref)
+
+
+def _boost(
+    job: Job,
+    nthread: int,
+    begin: tuple[int, bytes],
+    dtrain: xgb.DMatrix,
+    evals: list[tuple[xgb.DMatrix, str]],
+    sender: Sender | None,
+) -> Result:
+    """The loop of `xgboost.train`, from the first round or from a checkpoint."""
+    obj = job.options.get("obj")
+    matrices = list(dict.fromkeys([dtrain, *(data for data, _ in evals)]))
+    callbacks = callbacks_of(job.options)
+    container = Callbacks(callbacks, job.options.get("custom_metric"), job.params, output_margin=callable(obj))
+    pace = Pace(job.checkpoint_every)
+    done, state = begin
+    if done:
+        booster = _resume(container, state, matrices)
+        # Rounds that draw rows or columns would draw those of the first round again.
+        booster.set_param({"nthread": nthread, "seed": _seed(job.params) + done})
+    else:
+        params = {name: value for name, value in job.params.items() if name != "n_jobs"} | {"nthread": nthread}
+        booster = container.before_training(xgb.Booster(params, matrices, model_file=cloudpickle.loads(state)))
+    for i in range(done, job.rounds):
+        if container.before_iteration(booster, i, dtrain, evals):
+            break
+        booster.update(dtrain, iteration=i, fobj=obj)
+        if container.after_iteration(booster, i, dtrain, evals):
+            break
+        if sender is not None and pace.due(i + 1):
+            began = time.monotonic()
+            sender.send(i + 1, _state(container, booster))
+            pace.made(time.monotonic() - began)
+    booster = container.after_training(booster)
+    if done:
+        booster.set_param({"seed": _seed(job.params)})
+    return booster.reset(), {data: dict(metrics) for data, metrics in cast(History, container.history).items()}
+
+
+def _seed(params: Mapping[str, Any]) -> int:
+    return int(params.get("seed") or params.get("random_state") or 0)
+
+
+def callbacks_of(options: Mapping[str, Any], *, show_stdv: bool = False) -> list[TrainingCallback]:
+    """The user's, and those that stand for options, in the order of `xgboost.train`."""
+    callbacks = list(options.get("callbacks") or ())
+    if verbose := options.get("verbose_eval"):
+        callbacks.append(EvaluationMonitor(period=int(verbose), show_stdv=show_stdv))
+    if rounds := options.get("early_stopping_rounds"):
+        callbacks.append(EarlyStopping(rounds=rounds, maximize=options.get("maximize")))
+    return callbacks
+
+
+# --- the state in a checkpoint -----------------------------------------------------------------------------------------
+
+
+def _state(container: Callbacks, booster: xgb.Booster) -> bytes:
+    """All that the next rounds depend on. What xgboost pickles has the parameters in it that callbacks have changed."""
+    callbacks = [_pickled(callback) for callback in container.callbacks]
+    state: bytes = cloudpickle.dumps((booster, container.history, callbacks))
+    return state
+
+
+def _pickled(callback: TrainingCallback) -> bytes | None:
+    try:
+        state: bytes = cloudpickle.dumps(callback)
+    except Exception:  # it holds a file, a lock, …: after a restart it begins anew
+        return None
+    return state
+
+
+def _resume(container: Callbacks, state: bytes, matrices: Sequence[xgb.DMatrix]) -> xgb.Booster:
+    snapshot, container.history, callbacks = cloudpickle.loads(state)
+    booster = xgb.Booster(None, matrices, model_file=snapshot)
+    for i, pickled in enumerate(callbacks):
+        if pickled is not None:
+            container.callbacks[i] = cloudpickle.loads(pickled)
+        else:
+            booster = container.callbacks[i].before_training(booster)
+    return booster

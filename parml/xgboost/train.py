@@ -1,0 +1,321 @@
+"""Train one model on the partitions of a DMatrix, in one process for each host."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import cloudpickle
+import xgboost as xgb
+
+from parml.boosting.checkpoints import Checkpoints
+from parml.boosting.gang import run_gang, with_restarts
+from parml.boosting.ranks import Rank, RankPer, plan_ranks, share_out
+from parml.xgboost.collective import tracker
+from parml.xgboost.data import DMatrix, MatrixSpec
+from parml.xgboost.rank import Job, Result, Share, Task, threads_asked, train_rank
+from parml_core.engine.base import Engine
+from parml_core.errors import InputError, NotSupported
+
+Model = xgb.Booster | Mapping[str, Any] | str | os.PathLike[str] | bytes | bytearray
+Evals = Sequence[tuple[DMatrix, str]]
+DEFAULT_MAX_BIN = 256
+
+
+def train(
+    client: Engine | None,
+    params: Mapping[str, Any],
+    dtrain: DMatrix,
+    num_boost_round: int = 10,
+    *,
+    evals: Evals | None = None,
+    obj: Callable[..., Any] | None = None,
+    custom_metric: Callable[..., Any] | None = None,
+    maximize: bool | None = None,
+    early_stopping_rounds: int | None = None,
+    verbose_eval: bool | int | None = True,
+    xgb_model: Model | None = None,
+    callbacks: Sequence[xgb.callback.TrainingCallback] | None = None,
+    ranks: RankPer = "host",
+    max_restarts: int = 3,
+    checkpoint_every: int | None = None,
+) -> dict[str, Any]:
+    """
+    Train a booster on rows in partitions.
+
+    On one host the trees are those that `xgboost.train` grows on the same rows with as many threads. Over several hosts each
+    trains on an equal run of the rows, and xgboost joins their histograms. The same rows on the same number of hosts give the
+    same model, whatever the partitions and wherever they lie.
+
+    When a rank is lost, training goes on from the last checkpoint, on the workers that are left or have joined. The model is
+    the one that it would have become; except where rows or columns are drawn at random, since xgboost does not tell how far
+    its generator is, or where fewer hosts are left.
+
+    Parameters
+    ----------
+    client : Engine or None
+        None: the engine that holds `dtrain`.
+    params : mapping
+        As for `xgboost.train`. ``nthread`` is the number of threads on each host; by default all that the workers there have.
+    dtrain : DMatrix
+    num_boost_round : int
+    evals : sequence of (DMatrix, str), optional
+    obj, custom_metric : callable, optional
+        Called in each rank with the rows of that rank; a metric is averaged over the ranks, weighted by their rows (by the sum
+        of the rows' weights where there are weights, by groups where there are groups).
+    maximize, early_stopping_rounds, verbose_eval
+        As for `xgboost.train`.
+    xgb_model : Booster, result of `train`, path or bytes, optional
+        A model to go on from.
+    callbacks : sequence of xgboost.callback.TrainingCallback, optional
+        Sent to each rank and run there.
+    ranks : {"host", "worker"}
+        One training process for each host, or for each worker.
+    max_restarts : int
+        How often training goes on after a rank was lost.
+    checkpoint_every : int, optional
+        Rounds between two checkpoints, which rank 0 sends to this process; 0: none, a restart begins with the first round.
+        Default: as many as take about five seconds, and more where a checkpoint takes long.
+
+    Returns
+    -------
+    dict
+        ``"booster"``: `xgboost.Booster`; ``"history"``: metrics of each round by name of data and metric.
+
+    Raises
+    ------
+    InputError
+        The data cannot be trained on as given; raised before training begins.
+    GangError
+        A training process was lost more often than that; names it and its worker.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from parml_core.engine.inline import InlineEngine
+    >>> X = np.arange(20.0).reshape(10, 2)
+    >>> dtrain = DMatrix(InlineEngine(), X, X[:, 0])
+    >>> train(None, {"max_depth": 2}, dtrain, 3)["booster"].num_boosted_rounds()
+    3
+    """
+    evals = list(evals or ())
+    engine = _engine_of(client, dtrain, evals)
+    options = {
+        "obj": obj,
+        "custom_metric": custom_metric,
+        "maximize": maximize,
+        "early_stopping_rounds": early_stopping_rounds,
+        "verbose_eval": verbose_eval,
+        "callbacks": callbacks,
+    }
+    params = {name: value for name, value in params.items() if value is not None}
+    check_trainable(dtrain, ranks)
+    job = _job_of(params, num_boost_round, dtrain, evals, options, quantise=xgb_model is None)
+    job = replace(job, checkpoint_every=checkpoint_every)
+    with ExitStack() as stack:
+        workers = engine.workers()
+        apart = any(worker.pid != os.getpid() for worker in workers)  # else there is nothing that could outlive a rank
+        kept = None
+        if apart and max_restarts and checkpoint_every != 0:
+            kept = stack.enter_context(Checkpoints(worker.host for worker in workers))
+        training = _Training(engine, job, dtrain, evals, ranks, kept, cloudpickle.dumps(_model_to_go_on_from(xgb_model)))
+        booster, history = with_restarts(engine, training.run, n_places=training.n_places, max_restarts=max_restarts)
+    return {"booster": booster, "history": history}
+
+
+class _Training:
+    """The attempts at one training."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        job: Job,
+        dtrain: DMatrix,
+        evals: Evals,
+        per: RankPer,
+        kept: Checkpoints | None,
+        model: bytes,
+    ) -> None:
+        self.engine = engine
+        self.job = job
+        self.dtrain = dtrain
+        self.evals = evals
+        self.per = per
+        self.kept = kept
+        self.model = model  # to go on from, pickled
+        self.threads: list[int] = []  # of each rank, in the first attempt and then in all with as many ranks
+
+    def n_places(self) -> int:
+        return len({worker.host if self.per == "host" else worker.id for worker in self.engine.workers()})
+
+    def run(self) -> Result:
+        """One attempt, from the last checkpoint."""
+        job, plan = self.job, plan_for(self.engine, self.dtrain, self.per, at_most=len(self.threads) or None)
+        refuse_what_cannot_be_distributed(job.params, len(plan))
+        checkpoint = self.kept.latest if self.kept is not None else None
+        begin = checkpoint or (0, self.model)
+        if not self.threads:
+            self.threads = [threads_for(rank, job.params) for rank in plan]
+        if len(plan) < len(self.threads):
+            job = self._with_fewer(job, len(plan), resumed=checkpoint is not None)
+        shares = shares_of(self.dtrain, [rank.pieces for rank in plan])
+        evals = self._eval_shares(len(plan))
+        with tracker(len(plan), [rank.host for rank in plan]) as meeting:
+            args = []
+            for r, threads in enumerate(self.threads[: len(plan)]):
+                depot = self.kept.depot if self.kept is not None and r == 0 else None
+                args.append((r, job, Task(threads, meeting, depot), tuple(begin), shares[r], [data[r] for data in evals]))
+            return cast(Result, run_gang(self.engine, train_rank, args, plan)[0])
+
+    def _with_fewer(self, job: Job, n_ranks: int, *, resumed: bool) -> Job:
+        warnings.warn(
+            f"training goes on on {n_ranks} instead of {len(self.threads)} ranks, since no worker came in the place of a lost "
+            "one: the model may differ from that of all ranks within rounding",
+            stacklevel=2,
+        )
+        # Other shares have other quantiles: the trees that there are split where a quantised matrix has no bin.
+        return replace(job, quantised=False, quantised_evals=False) if resumed else job
+
+    def _eval_shares(self, n_ranks: int) -> list[list[list[Share]]]:
+        """For each matrix to evaluate on, for each rank, the rows that it takes; none of the training matrix, which it has."""
+        shares: list[list[list[Share]]] = []
+        for data, _ in self.evals:
+            if data is self.dtrain:
+                shares.append([[] for _ in range(n_ranks)])
+            else:
+                shares.append(shares_of(data, share_out(n_ranks, data.schema().rows, data.group_starts())))
+        return shares
+
+
+# --- in the caller -----------------------------------------------------------------------------------------------------
+
+
+def _engine_of(client: Engine | None, dtrain: DMatrix, evals: Evals) -> Engine:
+    for data, name in [(dtrain, "train"), *evals]:
+        if not isinstance(data, DMatrix):
+            raise TypeError(
+                f"expected the {name!r} data as a parml.xgboost.DMatrix, found {type(data).__module__}.{type(data).__name__}; "
+                "make it with parml.xgboost.DMatrix(client, X, y)"
+            )
+    for _, name in evals:
+        if not isinstance(name, str) or not name or set(name) & set("-: \t\n"):
+            raise InputError(f"expected letters, digits or _ as the name of data to evaluate on, found {name!r}; rename it")
+    for data, name in [(dtrain, "train"), *evals]:
+        if data.engine is not (client or dtrain.engine):
+            raise InputError(
+                f"expected the {name!r} data on {client or dtrain.engine!r}, found it on {data.engine!r}; "
+                "pass the same client to every DMatrix and to train"
+            )
+    return dtrain.engine
+
+
+def check_trainable(dtrain: DMatrix, ranks: RankPer) -> None:
+    """Whether there is something to learn; waits for the partitions."""
+    if ranks not in ("host", "worker"):
+        raise InputError(f"expected ranks to be 'host' or 'worker', found {ranks!r}")
+    dtrain.schema()
+    if not {"y", "label_lower_bound", "label_upper_bound"} & dtrain.partitions.fields.keys():
+        raise InputError("expected labels to train on, found a DMatrix without y; pass DMatrix(client, X, y)")
+
+
+def plan_for(engine: Engine, dtrain: DMatrix, ranks: RankPer, at_most: int | None = None) -> list[Rank]:
+    """Who trains on which rows, of the workers that there are now."""
+    futures = dtrain.partitions.fields["X"]
+    engine.wait(futures)
+    rows, starts = dtrain.schema().rows, dtrain.group_starts()
+    return plan_ranks(engine.workers(), engine.locate(futures), rows, per=ranks, at_most=at_most, starts=starts)
+
+
+def shares_of(data: DMatrix, pieces: Sequence[Sequence[tuple[int, int, int]]]) -> list[list[Share]]:
+    """For each rank the futures of its rows."""
+    return [[(data.partitions.batch(i), start, stop) for i, start, stop in mine] for mine in pieces]
+
+
+def _job_of(
+    params: dict[str, Any], rounds: int, dtrain: DMatrix, evals: Evals, options: dict[str, Any], *, quantise: bool
+) -> Job:
+    max_bin = int(params.get("max_bin") or DEFAULT_MAX_BIN)
+    schema = dtrain.schema()
+    specs: list[tuple[str, MatrixSpec | None]] = []
+    for data, name in evals:
+        if data is dtrain:
+            specs.append((name, None))
+            continue
+        other = data.schema()
+        if (other.width, other.names) != (schema.width, schema.names):
+            raise InputError(
+                f"expected the columns of the training data in the {name!r} data too, found "
+                f"{other.names or other.width} instead of {schema.names or schema.width}; select the same ones in that order"
+            )
+        ours, theirs = (set(data.columns_of_kind("category")) for data in (schema, other))
+        if ours != theirs:
+            raise InputError(
+                f"expected the category columns of the training data in the {name!r} data, found that {sorted(ours ^ theirs)} "
+                "are categories in one of them only; convert them with astype"
+            )
+        for field, what in (("y", "labels"), ("qid", "query groups")):
+            if field in dtrain.partitions.fields and field not in data.partitions.fields:
+                raise InputError(f"expected {what} in the {name!r} data too, found a DMatrix without {field}; pass {field}=")
+        specs.append((name, replace(data.spec(max_bin), max_bin=dtrain.max_bin or max_bin)))
+    quantised = dtrain.quantised or (_grows_by_histogram(params) and quantise)
+    # A category that training has not seen has no bin: quantised it would become another category.
+    has_categories = bool(schema.columns_of_kind("category")) or "c" in (dtrain.feature_types or ())
+    return Job(params, rounds, dtrain.spec(max_bin), tuple(specs), quantised, quantised and not has_categories, options)
+
+
+def _grows_by_histogram(params: Mapping[str, Any]) -> bool:
+    """Whether trees come from a histogram, for which a quantised matrix serves as well as the values themselves."""
+    return (
+        params.get("booster", "gbtree") in ("gbtree", "dart")
+        and params.get("tree_method", "auto") in ("auto", "hist")
+        and not params.get("updater")
+        and params.get("process_type", "default") == "default"
+    )
+
+
+def refuse_what_cannot_be_distributed(params: Mapping[str, Any], n_ranks: int) -> None:
+    """A NotSupported for what xgboost has for one machine only."""
+    if n_ranks == 1:
+        return
+    metrics = params.get("eval_metric", [])
+    given = [(name, params.get(name)) for name in _ONE_MACHINE]
+    given += [("eval_metric", metric) for metric in ([metrics] if isinstance(metrics, str) else metrics)]
+    for name, value in given:
+        if str(value).startswith(_ONE_MACHINE[name]):
+            raise NotSupported(
+                f"expected a {name} that can be trained over {n_ranks} ranks, found {value!r}, which xgboost has for one "
+                "machine only; use another (hist for trees), or bring the data to one host"
+            )
+
+
+_ONE_MACHINE: dict[str, str | tuple[str, ...]] = {
+    "booster": "gblinear",
+    "tree_method": "exact",
+    "objective": "survival:cox",
+    "eval_metric": ("ams", "cox-nloglik"),
+}
+
+
+def threads_for(rank: Rank, params: Mapping[str, Any]) -> int:
+    """The threads that the user wants, or all that the workers of the rank have."""
+    asked = threads_asked(params)
+    if asked > rank.threads:
+        warnings.warn(
+            f"nthread={asked} is more than the {rank.threads} threads that the workers on {rank.host} have", stacklevel=3
+        )
+    return asked if asked > 0 else rank.threads
+
+
+def _model_to_go_on_from(model: Model | None) -> xgb.Booster | bytearray | None:
+    """What any process can go on from: a path may not exist elsewhere."""
+    if isinstance(model, Mapping):
+        booster: xgb.Booster = model["booster"]
+        return booster
+    if isinstance(model, str | os.PathLike):
+        return bytearray(Path(model).read_bytes())
+    return bytearray(model) if isinstance(model, bytes) else model

@@ -1,0 +1,124 @@
+"""Predictions are plain xgboost's, for rows in memory and for rows in partitions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import xgboost as xgb
+
+import parml.xgboost as px
+from parml.data import PartitionedArray
+from parml_core.engine.base import Engine, Future
+from parml_core.engine.inline import InlineEngine
+from parml_core.engine.threads import ThreadsEngine
+from parml_core.errors import InputError
+from parml_core.graph import Graph, Task
+
+_rng = np.random.default_rng(1)
+X = pd.DataFrame(_rng.normal(size=(600, 4)), columns=list("abcd"))
+Y = np.digitize(X.a + X.b * X.c, [-0.5, 0.5])
+PARTS = [X[:200], X[200:200], X[200:]]
+
+
+class Chunks:
+    """A collection by protocol alone."""
+
+    def __init__(self) -> None:
+        self.graph = Graph([Task(f"rows:{i}", PARTS.__getitem__, (i,)) for i in range(3)])
+        self.keys = list(self.graph)
+
+    def __parml_graph__(self) -> Graph:
+        return self.graph
+
+    def __parml_keys__(self) -> list[str]:
+        return self.keys
+
+    def __parml_finish__(self, results: Sequence[Any]) -> Any:
+        return pd.concat(results)
+
+    def __parml_persisted__(self, futures: Sequence[Future[Any]]) -> Chunks:
+        kept = object.__new__(Chunks)
+        kept.keys = [future.key for future in futures]
+        kept.graph = Graph((), dict(zip(kept.keys, futures, strict=True)))
+        return kept
+
+    def __parml_token__(self) -> str:
+        return "rows"
+
+
+@pytest.fixture(params=[InlineEngine, ThreadsEngine])
+def engine(request: pytest.FixtureRequest) -> Any:
+    with request.param() as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module", params=["binary", "multiclass"])
+def booster(request: pytest.FixtureRequest) -> xgb.Booster:
+    if request.param == "binary":
+        return xgb.train({"objective": "binary:logistic"}, xgb.DMatrix(X, Y > 0), 5)
+    return xgb.train({"objective": "multi:softprob", "num_class": 3}, xgb.DMatrix(X, Y), 5)
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"output_margin": True},
+    {"pred_contribs": True},
+    {"pred_leaf": True},
+    {"iteration_range": (0, 2)},
+    {"strict_shape": True},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_predict_equals_plain_for_every_kind_of_rows(engine: Engine, booster: xgb.Booster, options: dict[str, Any]) -> None:
+    """Direct for a table, lazy in partitions for a collection and a DMatrix, the same numbers in the same order."""
+    expected = booster.predict(xgb.DMatrix(X), **options)
+    np.testing.assert_array_equal(px.predict(engine, booster, X, **options), expected)
+    lazy = px.predict(engine, {"booster": booster}, Chunks(), **options)
+    assert isinstance(lazy, PartitionedArray) and lazy.npartitions == 3
+    np.testing.assert_array_equal(lazy.compute(engine), expected)
+    of_matrix = px.predict(engine, booster, px.DMatrix(engine, Chunks()), **options)
+    np.testing.assert_array_equal(of_matrix.compute(engine), expected)
+
+
+@pytest.mark.parametrize("predict_type", ["value", "margin"])
+def test_inplace_predict_equals_plain(engine: Engine, booster: xgb.Booster, predict_type: str) -> None:
+    """In place too, for rows in memory and in partitions."""
+    expected = booster.inplace_predict(X, predict_type=predict_type)
+    np.testing.assert_array_equal(px.inplace_predict(engine, booster, X, predict_type=predict_type), expected)
+    lazy = px.inplace_predict(engine, booster, Chunks(), predict_type=predict_type)
+    np.testing.assert_array_equal(lazy.compute(engine), expected)
+
+
+def test_predict_dmatrix_with_base_margin_names_and_missing(engine: Engine) -> None:
+    """What a DMatrix says of its rows holds for predictions too."""
+    rows = X.to_numpy().copy()
+    rows[::7, 0] = -999.0
+    names, margin = ["p", "q", "r", "s"], np.linspace(-1, 1, len(X))
+    plain_rows = xgb.DMatrix(rows, base_margin=margin, missing=-999.0, feature_names=names)
+    booster = xgb.train({"objective": "binary:logistic"}, xgb.DMatrix(rows, Y > 0, missing=-999.0, feature_names=names), 5)
+    dmatrix = px.DMatrix(engine, rows, base_margin=margin, missing=-999.0, feature_names=names)
+    np.testing.assert_array_equal(px.predict(engine, booster, dmatrix).compute(engine), booster.predict(plain_rows))
+
+
+def test_predict_base_margin_beside_a_collection_says_what_to_do(engine: Engine, booster: xgb.Booster) -> None:
+    """A margin in memory cannot be cut to partitions that nobody has counted."""
+    with pytest.raises(InputError, match="put both into a DMatrix"):
+        px.predict(engine, booster, Chunks(), base_margin=np.zeros(600))
+
+
+def test_predict_with_something_else_than_a_model_says_what_to_pass() -> None:
+    """An estimator is no Booster."""
+    with pytest.raises(TypeError, match=r"get_booster\(\)"):
+        px.predict(None, xgb.XGBClassifier(), X)
+
+
+def test_predict_other_columns_raise_as_in_plain(engine: Engine, booster: xgb.Booster) -> None:
+    """Feature names are validated in the partitions as well."""
+    swapped = px.DMatrix(engine, X[["b", "a", "c", "d"]])
+    with pytest.raises(ValueError, match="feature_names mismatch"):
+        px.predict(engine, booster, swapped).compute(engine)
