@@ -36,8 +36,6 @@ class SchedulerSettings:
         How many workers may die while a task runs on them before the task is erred.
     worker_timeout_s : float
         A worker that was silent for so long is taken for lost.
-    client_grace_s : float
-        How long the results of a client that vanished without saying so are kept.
     gang_start_timeout_s : float
         How long the ranks of a gang may take to start, all of them.
     prefetch_s : float
@@ -46,7 +44,6 @@ class SchedulerSettings:
 
     allowed_failures: int = _bounded(3, low=1)
     worker_timeout_s: float = _bounded(15.0, low=0.1)
-    client_grace_s: float = _bounded(10.0, low=0.0)
     gang_start_timeout_s: float = _bounded(60.0, low=0.1)
     prefetch_s: float = _bounded(0.02, low=0.0, high=60.0)
 

@@ -26,7 +26,7 @@ from parml_core.config import Settings
 from parml_core.errors import ParmlError, SchedulerLost, WaitTimeout
 from parml_core.kernel.client import ClientKernel, Held
 from parml_core.protocol import messages as m
-from parml_core.runtime.peer import Conversation, DataLinks
+from parml_core.runtime.peer import Conversation, DataLinks, limits_of
 from parml_core.typing import Address, Key
 
 log = logging.getLogger("parml.client")
@@ -253,7 +253,8 @@ class Link:
 
     async def _connect(self, timeout_s: float) -> None:
         hello = m.Hello("client", self.id, my_versions())
-        comm = await connect(self.address, credentials=self._credentials, hello=hello, timeout_s=timeout_s)
+        limits = limits_of(self._settings)
+        comm = await connect(self.address, credentials=self._credentials, hello=hello, timeout_s=timeout_s, limits=limits)
         self._scheduler = Conversation(comm, _to_client)
         self.data = DataLinks(self._credentials, self.id, self._settings)
         self.fetcher = Fetcher(self, 2 * self._settings.scheduler.worker_timeout_s)

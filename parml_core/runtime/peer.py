@@ -10,12 +10,19 @@ from typing import Any
 import msgspec
 
 from parml_core.comm import connect
-from parml_core.comm.base import Comm, Credentials, my_versions
+from parml_core.comm.base import Comm, Credentials, Limits, my_versions
 from parml_core.config import Settings
 from parml_core.errors import ConnectionLost, ParmlError
 from parml_core.protocol.messages import FromData, GetValues, Hello, PutDone, PutValues, Values, decoder_of, encoder
 from parml_core.protocol.serialize import Serialized
 from parml_core.typing import Address, Buffer, Key
+
+
+def limits_of(settings: Settings) -> Limits:
+    """What a peer may send in one frame."""
+    comm = settings.comm
+    return Limits(max_header_bytes=comm.max_header_bytes, max_frame_bytes=comm.max_message_bytes or None)
+
 
 FRAME_BYTES = 16 * 1024 * 1024
 """Messages that are larger together travel in several frames."""
@@ -92,16 +99,15 @@ class DataLink:
         self._watcher = asyncio.ensure_future(self._watch(silence_s / 3))
 
     @classmethod
-    async def open(
-        cls, address: Address, credentials: Credentials, id: str, *, timeout_s: float = 10.0, silence_s: float = 15.0
-    ) -> DataLink:
+    async def open(cls, address: Address, credentials: Credentials, id: str, settings: Settings) -> DataLink:
         """Connect to a worker's data plane. Raises ConnectionLost, AuthenticationError, AddressError."""
-        hello = Hello("data", id, my_versions())
+        hello, limits = Hello("data", id, my_versions()), limits_of(settings)
+        silence_s = settings.scheduler.worker_timeout_s
 
         def open_comm(timeout_s: float) -> Awaitable[Comm]:
-            return connect(address, credentials=credentials, hello=hello, timeout_s=timeout_s)
+            return connect(address, credentials=credentials, hello=hello, timeout_s=timeout_s, limits=limits)
 
-        return cls(await open_comm(timeout_s), open_comm, silence_s)
+        return cls(await open_comm(min(settings.comm.connect_timeout_s, silence_s)), open_comm, silence_s)
 
     @property
     def closed(self) -> bool:
@@ -174,8 +180,7 @@ class DataLinks:
     def __init__(self, credentials: Credentials, id: str, settings: Settings) -> None:
         self._credentials = credentials
         self._id = id
-        self._silence_s = settings.scheduler.worker_timeout_s
-        self._connect_timeout_s = min(settings.comm.connect_timeout_s, self._silence_s)
+        self._settings = settings
         self._links: dict[Address, asyncio.Future[DataLink]] = {}
 
     async def to(self, address: Address) -> DataLink:
@@ -189,13 +194,7 @@ class DataLinks:
             opening = None
         if opening is None:
             opening = self._links[address] = asyncio.ensure_future(
-                DataLink.open(
-                    address,
-                    self._credentials,
-                    self._id,
-                    timeout_s=self._connect_timeout_s,
-                    silence_s=self._silence_s,
-                )
+                DataLink.open(address, self._credentials, self._id, self._settings)
             )
         return await asyncio.shield(opening)
 

@@ -21,7 +21,7 @@ from parml_core.kernel.records import SchedulerPolicy
 from parml_core.kernel.scheduler import SchedulerKernel
 from parml_core.protocol.messages import FromClient, FromWorker, Hello, Leave, decoder_of
 from parml_core.runtime.http import HttpServer
-from parml_core.runtime.peer import Conversation
+from parml_core.runtime.peer import Conversation, limits_of
 from parml_core.runtime.specs import Ready, SchedulerSpec, tell_ready
 from parml_core.typing import PeerId
 
@@ -68,6 +68,7 @@ class Scheduler:
             credentials=Credentials(spec.secret),
             hello=Hello("scheduler", self.id, my_versions()),
             timeout_s=self.settings.comm.handshake_timeout_s,
+            limits=limits_of(self.settings),
             allow_insecure=spec.allow_insecure,
         )
         self.address = self._listener.address

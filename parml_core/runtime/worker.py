@@ -45,7 +45,7 @@ from parml_core.protocol.messages import (
 from parml_core.protocol.serialize import Serialized, failure_of
 from parml_core.runtime.executor import Executor, Job, Outcome
 from parml_core.runtime.nanny_link import NannyLink
-from parml_core.runtime.peer import Conversation, DataLinks, unpack
+from parml_core.runtime.peer import Conversation, DataLinks, limits_of, unpack
 from parml_core.runtime.rank import RankNotStarted, RankProcess
 from parml_core.runtime.specs import RankSpec, Ready, WorkerSpec, tell_ready
 from parml_core.store.memory import MemoryStore
@@ -116,6 +116,7 @@ class Worker:
             credentials=self._credentials,
             hello=hello,
             timeout_s=settings.comm.handshake_timeout_s,
+            limits=limits_of(settings),
             allow_insecure=spec.allow_insecure,
         )
         self.address = self._listener.address
@@ -124,7 +125,11 @@ class Worker:
         info = WorkerInfo(self.id, spec.name, spec.host, spec.nthreads, spec.memory_bytes, spec.resources, os.getpid())
         hello = Hello("worker", self.id, my_versions(), worker=info, address=self.address)
         comm = await connect(
-            spec.scheduler, credentials=self._credentials, hello=hello, timeout_s=settings.comm.connect_timeout_s
+            spec.scheduler,
+            credentials=self._credentials,
+            hello=hello,
+            timeout_s=settings.comm.connect_timeout_s,
+            limits=limits_of(settings),
         )
         if self._nanny is not None:
             self._nanny.works()

@@ -23,16 +23,16 @@ def toml(directory: Path, text: str) -> Path:
 def test_resolve_nothing_given_is_the_default() -> None:
     """Without argument, variable or file every setting has the default that its class states."""
     assert resolve(environ={}, files=[]) == Settings()
-    assert Settings().scheduler == SchedulerSettings(3, 15.0, 10.0, 60.0, 0.02)
+    assert Settings().scheduler == SchedulerSettings(3, 15.0, 60.0, 0.02)
 
 
 def test_resolve_precedence_is_argument_environment_file_default(tmp_path: Path) -> None:
     """Each source wins over those behind it, setting by setting, and the nearer file over the farther."""
-    near = toml(tmp_path, "[scheduler]\nallowed_failures = 12\nworker_timeout_s = 12\nclient_grace_s = 12\n")
-    far = toml(tmp_path, "[scheduler]\nallowed_failures = 13\nclient_grace_s = 13\nprefetch_s = 13\n[dashboard]\nport = 13")
+    near = toml(tmp_path, "[scheduler]\nallowed_failures = 12\nworker_timeout_s = 12\ngang_start_timeout_s = 12\n")
+    far = toml(tmp_path, "[scheduler]\nallowed_failures = 13\ngang_start_timeout_s = 13\nprefetch_s = 13\n[dashboard]\nport = 13")
     environ = {"PARML_SCHEDULER__ALLOWED_FAILURES": "11", "PARML_SCHEDULER__WORKER_TIMEOUT_S": "11", "PARML_SECRET": "x"}
     got = resolve({"scheduler": {"allowed_failures": 10}}, environ=environ, files=[near, tmp_path / "absent", far])
-    assert got.scheduler == SchedulerSettings(10, 11.0, 12.0, 60.0, 13.0)
+    assert got.scheduler == SchedulerSettings(10, 11.0, 12.0, 13.0)
     assert got.dashboard.port == 13
 
 
