@@ -18,14 +18,15 @@ from typing import Any
 
 import msgspec
 
-from parml_core.comm import connect
-from parml_core.comm.base import Credentials, my_versions
+from parml_core.comm.base import Credentials
+from parml_core.config import Settings
 from parml_core.errors import ClusterError, ConnectionLost, DataLost, GangError
 from parml_core.graph.task import substitute
 from parml_core.protocol.frames import Frame, Parser, encode
-from parml_core.protocol.messages import Failure, FromData, GetValues, Hello, Input, Values, decoder_of, encoder
+from parml_core.protocol.messages import Failure, Input, encoder
 from parml_core.protocol.serialize import Serialized, dumps, exception_of, failure_of, loads
 from parml_core.runtime.nanny_link import NannyLink
+from parml_core.runtime.peer import DataLink
 from parml_core.runtime.specs import RankSpec
 from parml_core.typing import Address, Buffer, Key
 
@@ -307,30 +308,24 @@ async def _fetch(spec: RankSpec) -> dict[Key, Any]:
 
 
 async def _fetch_from(holder: Address, keys: list[Key], spec: RankSpec, why: dict[Key, str]) -> dict[Key, Any]:
-    """The values that `holder` has; why it gave none for the other keys is noted."""
-    hello = Hello("data", f"rank {spec.key}", my_versions())
+    """The values that `holder` has; why it gave none for the other keys is noted. A holder that falls silent gives none."""
     try:
-        comm = await connect(holder, credentials=Credentials(spec.secret), hello=hello)
+        link = await DataLink.open(holder, Credentials(spec.secret), f"rank {spec.key}", Settings())
         try:
-            comm.write(encoder.encode([GetValues(1, keys)]))
-            header, buffers = await comm.read()
+            answer, values = await link.get(keys)
         finally:
-            await comm.close()
+            await link.close()
     except (ClusterError, OSError) as error:
         why.update(dict.fromkeys(keys, str(error)))
         return {}
-    (values,) = decoder_of(FromData).decode(header)
-    assert isinstance(values, Values)
     found: dict[Key, Any] = {}
-    start = 0
-    for key, head, count in zip(keys, values.heads, values.buffers, strict=True):
-        if key in values.failures:
-            raise exception_of(values.failures[key])
-        if head is None:
+    for key, value in zip(keys, values, strict=True):
+        if key in answer.failures:
+            raise exception_of(answer.failures[key])
+        if value is None:
             why[key] = "it has no such value"
         else:
-            found[key] = loads(head, buffers[start : start + count])
-        start += count
+            found[key] = loads(value.head, value.buffers)
     return found
 
 
