@@ -275,12 +275,14 @@ def table_of(reports: dict[str, Report]) -> Any:
     table.add_column("", no_wrap=True)
     for heading in ("AUC", "accuracy", "read s", "train s", "all s", "MiB"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for index, (name, report) in enumerate(reports.items()):
+    for index, (variant, report) in enumerate(reports.items()):
         values = report.values
         auc, accuracy = (values[m] if m in values else float(np.mean(values["scores"][m])) for m in ("auc", "accuracy"))
         worked = values.get("train_s") or values["cross-validate_s"]
-        columns = f"{auc:.6f}", f"{accuracy:.6f}", f"{values['read_s']:.2f}", f"{worked:.2f}", f"{report.seconds:.2f}"
-        table.add_row(name.replace("scikit-learn", "sklearn"), *columns, f"{report.peak_bytes / 2**20:,.0f}", end_section=index == 1)
+        seconds = (f"{s:.2f}" for s in (values["read_s"], worked, report.seconds))
+        memory = f"{report.peak_bytes / 2**20:,.0f}"
+        name = variant.replace("scikit-learn", "sklearn")
+        table.add_row(name, f"{auc:.6f}", f"{accuracy:.6f}", *seconds, memory, end_section=index == 1)
     return table
 
 

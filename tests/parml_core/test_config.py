@@ -29,7 +29,9 @@ def test_resolve_nothing_given_is_the_default() -> None:
 def test_resolve_precedence_is_argument_environment_file_default(tmp_path: Path) -> None:
     """Each source wins over those behind it, setting by setting, and the nearer file over the farther."""
     near = toml(tmp_path, "[scheduler]\nallowed_failures = 12\nworker_timeout_s = 12\ngang_start_timeout_s = 12\n")
-    far = toml(tmp_path, "[scheduler]\nallowed_failures = 13\ngang_start_timeout_s = 13\nprefetch_s = 13\n[dashboard]\nport = 13")
+    far = toml(
+        tmp_path, "[scheduler]\nallowed_failures = 13\ngang_start_timeout_s = 13\nprefetch_s = 13\n[dashboard]\nport = 13"
+    )
     environ = {"PARML_SCHEDULER__ALLOWED_FAILURES": "11", "PARML_SCHEDULER__WORKER_TIMEOUT_S": "11", "PARML_SECRET": "x"}
     got = resolve({"scheduler": {"allowed_failures": 10}}, environ=environ, files=[near, tmp_path / "absent", far])
     assert got.scheduler == SchedulerSettings(10, 11.0, 12.0, 13.0)
