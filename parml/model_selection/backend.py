@@ -1,0 +1,134 @@
+"""
+How scikit-learn's own search and validation functions come to run a plan: as a joblib backend.
+
+Everything that such a function does before and after its one parallel call (checks, splits, scores' averages, ranks, the refit)
+stays its own. The backend takes the calls, all before the first runs, plans them, and hands back what each would have returned.
+So nothing of scikit-learn is imported that is private, and a release whose calls look different is still served, call by call.
+"""
+
+from __future__ import annotations
+
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from joblib import parallel_config
+from joblib.parallel import ParallelBackendBase
+from sklearn import get_config
+from sklearn.base import BaseEstimator
+
+from parml.model_selection.fit import Surroundings
+from parml.model_selection.plan import Call, plan
+from parml_core.engine.base import Engine, Future
+from parml_core.engine.registry import resolve
+
+__all__ = ["PlanningBackend", "planned"]
+
+
+@contextmanager
+def planned(client: Any) -> Iterator[None]:
+    """What is made parallel in this context is planned, and run on `client`; None: on the current engine."""
+    with parallel_config(PlanningBackend(resolve(client))):
+        yield
+
+
+class PlanningBackend(ParallelBackendBase):
+    """
+    Collects the calls of a joblib.Parallel and runs them as one graph.
+
+    Parameters
+    ----------
+    engine : Engine
+    """
+
+    supports_retrieve_callback = False  # joblib then asks for results one by one, after it has handed over all calls
+    supports_sharedmem = True
+
+    def __init__(self, engine: Engine, nesting_level: int = 0) -> None:
+        super().__init__(nesting_level=nesting_level)
+        self._engine = engine
+        self._calls: list[Call] = []
+        self._results: list[Any] | None = None
+
+    def effective_n_jobs(self, n_jobs: int | None) -> int:
+        """Two: with one, joblib would make the calls itself. How many run at the same time is the engine's to say."""
+        return 2
+
+    def configure(self, n_jobs: int = 1, parallel: Any = None, **_: Any) -> int:
+        parallel.pre_dispatch = "all"
+        self.parallel = parallel
+        return self.effective_n_jobs(n_jobs)
+
+    def start_call(self) -> None:
+        self._calls, self._results = [], None
+
+    def submit(self, func: Any, callback: Callable[[Any], None] | None = None) -> range:
+        first = len(self._calls)
+        self._calls += [Call(function, tuple(args), dict(kwargs)) for function, args, kwargs in func.items]
+        if callback is not None:
+            callback(None)  # joblib counts by it what it still has to wait for; it waits in `retrieve_result` here
+        return range(first, len(self._calls))
+
+    def retrieve_result(self, out: range, timeout: float | None = None) -> list[Any]:
+        if self._results is None:
+            self._results = _run(self._engine, [_portable(call) for call in self._calls])
+            self._calls = []
+        return [self._results[i] for i in out]
+
+    def abort_everything(self, ensure_ready: bool = True) -> None:
+        """Nothing: what runs is cancelled where it is waited for."""
+
+    def stop_call(self) -> None:
+        self._calls, self._results = [], None
+
+
+def _run(engine: Engine, calls: list[Call]) -> list[Any]:
+    values = _data_of(calls)
+    scattered = engine.scatter(values)
+    name = uuid.uuid4().hex
+    filters = getattr(warnings, "_get_filters", lambda: warnings.filters)()  # type: ignore[attr-defined]
+    surroundings = Surroundings(get_config(), tuple(filters))
+    candidates = {id(call.kwargs.get("parameters")) for call in calls}
+    planned = plan(calls, list(zip(values, scattered, strict=True)), surroundings, name, share=len(candidates) > 1)
+    wants = planned.wants
+    results = dict(zip(wants, _gather(engine, engine.submit_graph(planned.graph, wants)), strict=True))
+    return [results[key] if at is None else dict(results[key][at]) for key, at in planned.answers]
+
+
+def _gather(engine: Engine, futures: list[Future[Any]]) -> list[Any]:
+    """The results; when one fails, or the user interrupts, the others are cancelled."""
+    try:
+        done, pending = engine.wait(futures, until="first_error")
+        if pending:
+            for future in done:
+                future.result()
+        return engine.gather(futures)
+    except BaseException:
+        engine.cancel([future for future in futures if not future.done()])
+        raise
+
+
+def _data_of(calls: list[Call]) -> list[Any]:
+    """X and y, if all calls have the same: they stand after the estimator."""
+    first = calls[0].args[1:3] if calls else ()
+    same = [value for i, value in enumerate(first, 1) if all(len(c.args) > i and c.args[i] is value for c in calls)]
+    return [value for value in same if value is not None]
+
+
+def _portable(call: Call) -> Call:
+    """Without what only callbacks need, where there are none: the search itself, which need not travel to the workers."""
+    kwargs = call.kwargs
+    if kwargs.get("callback_ctx") is not None and not _has_callbacks(call.args[0], kwargs.get("caller")):
+        kwargs = {**kwargs, "callback_ctx": None, "caller": None}
+    return call._replace(kwargs=kwargs)
+
+
+def _has_callbacks(*estimators: Any) -> bool:
+    return any(
+        getattr(part, "_skl_callbacks", None)
+        for estimator in estimators
+        if isinstance(estimator, BaseEstimator)
+        for part in (estimator, *estimator.get_params(deep=True).values())
+    )
