@@ -169,7 +169,7 @@ class Gangs:
             if task.state in UNFINISHED:
                 self.kernel.fail(task, failure)
 
-    def restart(self, gang: GangRecord, pause_s: float) -> None:
+    def restart(self, gang: GangRecord, not_before_s: float) -> None:
         """A rank could not get its inputs: all ranks go back to wait."""
         kernel = self.kernel
         running = [task for task in gang.tasks if task.state == "running"]
@@ -180,7 +180,7 @@ class Gangs:
             self._end(gang, Failure("GangError", text, key=gang.tasks[0].key))
             return
         self._join_line(gang)
-        gang.not_before_s = kernel.now + pause_s
+        gang.not_before_s = not_before_s
         for task in running:
             if task.state == "running":
                 kernel._run_again(task)

@@ -122,7 +122,7 @@ def _check_workers(kernel: SchedulerKernel) -> None:
         n_running += len(worker.running) + len(worker.ranks)
         n_holders += len(worker.holding)
         _check_load(kernel, worker)
-        if worker.claimed != claimed.get(worker, 0):
+        if worker.claimed != claimed.get(worker, 0) or worker.claimed > worker.info.nthreads:
             _broken(kernel, f"{worker}: {worker.claimed} threads are claimed, ranks use {claimed.get(worker, 0)}")
         for function in worker.functions:
             if kernel.functions.get(function.id) is not function or worker not in function.known_by:

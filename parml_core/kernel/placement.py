@@ -22,8 +22,8 @@ from parml_core.typing import WorkerId
 
 Entry = tuple[tuple[int, int, int], int, TaskRecord]
 
-STUCK_S = 2.0
-"""When for so long nothing ran but tasks that wait for others, a suspect may run beside one of these."""
+STUCK_S, STUCK_SLOTLESS_S = 2.0, 60.0
+"""When for so long nothing ran but tasks that wait for others, or take no slot, a suspect may run beside one of these."""
 
 STEAL_FROM, STEAL_DEPTH, STEAL_BY = 4, 16, 8
 """Of so many queues, the longest, so many tasks are looked at (some are tied to their worker), and so many takers for each."""
@@ -218,12 +218,13 @@ class Placement:
 
     def fill(self, now: float) -> None:
         """Send tasks to workers that have room, to the least loaded first."""
-        if self.suspects:
-            self._drain_for_suspects(now)
-        else:
-            self.stuck_since_s = inf
         if self.draining:
             self._run_suspects()
+        if self.suspects:
+            self._drain_for_suspects(now)
+            self._run_suspects()
+        else:
+            self.stuck_since_s = inf
         if not self.queue and not self.backlogged:
             return
         parked: list[Entry] = []  # tasks that lack a resource just now
@@ -346,7 +347,8 @@ class Placement:
         if any(w.busy > w.blocked for w in self.workers.values()):
             self.stuck_since_s = inf
         self.stuck_since_s = min(self.stuck_since_s, now)
-        if now - self.stuck_since_s < STUCK_S:
+        stuck_s = now - self.stuck_since_s
+        if stuck_s < STUCK_S or (stuck_s < STUCK_SLOTLESS_S and self._runs_slotless()):
             free = [w for w in free if w not in self.draining]
         # else a suspect may be what another one waits for: it runs beside it
         for task in list(self.suspects):
@@ -366,6 +368,10 @@ class Placement:
             else:
                 continue
             del self.suspects[task]
+
+    def _runs_slotless(self) -> bool:
+        """Whether tasks run that take no slot: they may wait for others or not, which nobody is told."""
+        return any(not threads_of(task, worker) for worker in self.workers.values() for task in worker.running)
 
     def _run_suspects(self) -> None:
         for worker, task in list(self.draining.items()):

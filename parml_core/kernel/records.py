@@ -103,6 +103,7 @@ class TaskRecord:
         "key",
         "nbytes",
         "needed_by",
+        "not_before_s",
         "owners",
         "preferred",
         "priority",
@@ -135,6 +136,7 @@ class TaskRecord:
         self.preferred: WorkerRecord | None = None  # while queued: in whose queue
         self.sequence = 0  # of its entry in a queue; entries with another one are void
         self.unreachable = 0  # how many runs ended because a holder of an input could not be reached
+        self.not_before_s = 0.0  # so long it then pauses
         self.holders: dict[WorkerRecord, None] = {}
         self.nbytes = 0
         self.failure: Failure | None = None

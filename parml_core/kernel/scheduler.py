@@ -564,16 +564,15 @@ class SchedulerKernel:
                 self._drop_holder(dep, holder)
         if task is None or task.state != "running":
             return
-        pause_s = 0.0
         if unreachable:
-            pause_s = min(0.05 * 2**task.unreachable, 5.0)
+            task.not_before_s = self.now + min(0.05 * 2**task.unreachable, 5.0)
             if task.unreachable >= UNREACHABLE_MAX:
                 self.fail(task, reasons.unreachable(task, worker, unreachable))
                 return
         if task.gang is not None:
-            self.gangs.restart(task.gang, pause_s)
+            self.gangs.restart(task.gang, task.not_before_s)
         else:
-            self._run_again(task, pause_s)
+            self._run_again(task)
 
     def _on_returned(self, worker: WorkerRecord, event: m.Returned) -> None:
         for key, attempt in event.attempts:
@@ -701,8 +700,15 @@ class SchedulerKernel:
     def _inputs_ready(self, task: TaskRecord) -> None:
         if task.gang is not None:
             return  # it starts with its siblings
+        self._enqueue(task)
+
+    def _enqueue(self, task: TaskRecord) -> None:
+        """All inputs are in memory."""
         self._set_state(task, "queued")
-        self.placement.add(task, self.now)
+        if task.unreachable and task.not_before_s > self.now:
+            self.placement.postpone(task, task.not_before_s)
+        else:
+            self.placement.add(task, self.now)
 
     def _assign(self, task: TaskRecord, worker: WorkerRecord) -> None:
         """Send a queued task to a worker."""
@@ -778,7 +784,7 @@ class SchedulerKernel:
                 self._tell_attempt(task.worker, m.Revoke, task)
             self._end_run(task)
 
-    def _run_again(self, task: TaskRecord, pause_s: float = 0.0) -> None:
+    def _run_again(self, task: TaskRecord) -> None:
         """A running task whose attempt is over needs another one."""
         waiting_on: dict[TaskRecord, None] = {}
         for dep in task.deps:
@@ -794,12 +800,8 @@ class SchedulerKernel:
             for dep in waiting_on:
                 if dep.state == "released":
                     self.start(dep)
-            return
-        self._set_state(task, "queued")
-        if pause_s:
-            self.placement.postpone(task, self.now + pause_s)
         else:
-            self.placement.add(task, self.now)
+            self._enqueue(task)
 
     def _hold(self, task: TaskRecord, worker: WorkerRecord, nbytes: int) -> None:
         task.nbytes = nbytes

@@ -353,6 +353,12 @@ class WorkerNode:
     def _fetch(self, effect: fx.Fetch) -> None:
         request_values(self.world, self.id, effect.peer, effect.keys, self._fetched)
 
+    def forget(self, keys: tuple[Key, ...]) -> None:
+        """Values are gone, by a fault of this process, that the scheduler believes to be here."""
+        for key in keys:
+            for here in (self.store, self.kernel.values, self.kernel.made_by):
+                here.pop(key, None)
+
     def _fetched(self, peer: Address, keys: tuple[Key, ...], found: dict[Key, int] | None) -> None:
         if not self.alive:
             return
@@ -388,8 +394,9 @@ def request_values(world: World, process: str, address: Address, keys: tuple[Key
         if peer is None or not world.reaches(process, peer.id) or world.rng.random() < world.fetch_fails:
             world.at(world.some_delay_s() + 0.05, answer, address, keys, None)
             return
-        lies = world.rng.random() < world.fetch_absent
-        found = {} if lies else {key: peer.store[key] for key in keys if key in peer.store}
+        if world.rng.random() < world.fetch_absent:
+            peer.forget(keys)
+        found = {key: peer.store[key] for key in keys if key in peer.store}
         world.at(world.some_delay_s(), reply, peer, found)
 
     def reply(peer: WorkerNode, found: dict[Key, int]) -> None:

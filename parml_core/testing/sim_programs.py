@@ -80,6 +80,9 @@ class Work:
 
     def started(self, worker: WorkerNode, run: Assignment, inputs: dict[Key, int]) -> None:
         job = self.jobs[run.key]
+        record = self.scheduler.kernel.workers.get(worker.id)
+        if job.gang and record is not None and record.slots <= 0 and worker.nested is None:
+            assert record.busy == 0, f"{run.key} has all threads of {worker.id}, and so have {list(record.running)}"
         assert inputs.keys() == set(job.deps), f"{run.key} runs with {list(inputs)}, needs {job.deps}"
         where = job.hints.where if job.hints is not None else ()
         assert not where or worker.id in where or worker.info.name in where, (

@@ -1,4 +1,4 @@
-"""A conversation with a scheduler's kernel: who says what, and what it answers. The invariants are checked after each sentence."""
+"""A conversation with a scheduler's kernel: who says what, and what it answers. Invariants are checked after each sentence."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def said(outbox: Outbox, peer: str, kind: type) -> list[Any]:
 
 
 def a_task(key: str, *deps: str, hints: Hints | None = None, order: int = 0) -> m.TaskSpec:
-    return m.TaskSpec(key, f"f-{key.split('-')[0]}", b"", deps, order, hints)
+    return m.TaskSpec(key, f"f-{key.partition('-')[0]}", b"", deps, order, hints)
 
 
 @pytest.fixture
