@@ -69,8 +69,10 @@ def exchange(n: int, host: str) -> Iterator[Invitation]:
             yield Invitation(host, listener.getsockname()[1], secret)
         finally:
             ended.set()
-            for connection in [listener, *connections]:  # closing alone would not wake the thread
-                _hang_up(connection)
+            # Closing alone would not wake the thread; and what it is sending, the last values for some members, has to arrive.
+            for connection in [listener, *connections]:
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RD)
             server.join(timeout=HANDSHAKE_TIMEOUT_S)
 
 
@@ -87,18 +89,24 @@ class Member:
     ------
     ConnectionLost
         The host, or another member, is gone.
+    AuthenticationError
+        The host does not know the secret.
     """
 
     def __init__(self, invitation: Invitation, rank: int) -> None:
-        address = (invitation.host, invitation.port)
+        where = f"{invitation.host}:{invitation.port}"
         try:
-            self._connection = socket.create_connection(address, timeout=HANDSHAKE_TIMEOUT_S)
+            self._connection = socket.create_connection((invitation.host, invitation.port), timeout=HANDSHAKE_TIMEOUT_S)
+        except OSError as error:
+            raise ConnectionLost(f"expected to reach the other ranks at {where}: {error}") from error
+        try:
             self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             _introduce(self._connection, invitation.secret, rank)
         except OSError as error:
-            raise ConnectionLost(
-                f"expected to reach the other ranks at {invitation.host}:{invitation.port}: {error}"
-            ) from error
+            self.close()
+            if isinstance(error, AuthenticationError):
+                raise
+            raise ConnectionLost(f"expected to be let in by the other ranks at {where}: {error}") from error
         self._connection.settimeout(None)  # a rank that is lost is noticed by the gang
 
     def allgather(self, value: Any) -> list[Any]:
@@ -134,7 +142,7 @@ def _serve(listener: socket.socket, n: int, secret: bytes, connections: list[soc
                 return
             try:
                 members[_welcome(connection, secret, n)] = connection
-            except (OSError, AuthenticationError):  # whoever it was, it was no member
+            except OSError:  # whoever it was, it was no member
                 _hang_up(connection)
         while True:
             values = [_receive(members[rank]) for rank in range(n)]
