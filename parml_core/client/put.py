@@ -57,14 +57,11 @@ class Putter:
             self._failed(put, error)
             return
         want = max(record.want for record in put.records)
-        gone = []
         for record in put.records:
             record.want = want
-            if self._link.kernel.held.get(record.key) is not record:
-                gone.append(record.key)
+        # Of a value that was released meanwhile the scheduler hears too: tasks that wait behind it may need it, and the release
+        # waits behind them.
         self._link.say([m.Scattered(placed, want)])
-        if gone:  # released meanwhile: the workers have to hear that too
-            self._link.say([m.Release(gone)])
         put.done.set_result(None)
 
     async def _place(self, put: Put) -> list[m.Holding]:
