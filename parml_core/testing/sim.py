@@ -152,6 +152,7 @@ def run_seeds(seeds: Iterable[int], n_jobs: int = 1) -> Iterable[Outcome]:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run what the command line asks for; 1 where a seed failed."""
     parser = argparse.ArgumentParser(
         prog="python -m parml_core.testing.sim", description="Simulated clusters of the real kernels."
     )
