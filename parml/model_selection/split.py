@@ -78,6 +78,7 @@ def without_data(fold: Fold) -> Fold:
 
 
 def n_rows(X: Any) -> int:
+    """Number of rows of an array, frame, sparse matrix or list."""
     return int(X.shape[0]) if hasattr(X, "shape") else len(X)
 
 
