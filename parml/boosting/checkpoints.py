@@ -73,7 +73,8 @@ class Checkpoints:
 
     def __init__(self, hosts: Iterable[str]) -> None:
         self.latest: Checkpoint | None = None
-        self._listener = socket.create_server((address_towards(hosts), 0), family=_family(address_towards(hosts)))
+        address = address_towards(hosts)
+        self._listener = socket.create_server((address, 0), family=_family(address))
         host, port = self._listener.getsockname()[:2]
         self.depot = Depot(host, port, secrets.token_bytes(32))
         self._lock = threading.Lock()

@@ -57,6 +57,15 @@ def _wait_for(engine: Engine, futures: Sequence[Future[Any]], workers: set[str])
             raise GangError(f"expected the workers {sorted(workers)} to train on, found that {sorted(missing)} are gone")
 
 
+def wait_for_inputs(engine: Engine, futures: Sequence[Future[Any]]) -> None:
+    """Until all have ended; a GangError when nobody is left who could compute them."""
+    alone = False
+    while engine.wait(futures, timeout_s=LOOK_S)[1]:
+        before, alone = alone, not engine.workers()
+        if before and alone:
+            raise GangError("expected workers that hold the data to train on, found none; start workers")
+
+
 def _first_cause(engine: Engine, futures: Sequence[Future[Any]]) -> BaseException:
     """A rank that raised has raised its own exception, and the others a GangError about it; of a lost rank all tell alike."""
     ended, _ = engine.wait(futures, timeout_s=END_TIMEOUT_S)

@@ -15,6 +15,7 @@ Examples
 
 from __future__ import annotations
 
+from parml.xgboost.cv import cv
 from parml.xgboost.data import DMatrix, QuantileDMatrix
 from parml.xgboost.predict import inplace_predict, predict
 from parml.xgboost.sklearn import XGBClassifier, XGBRanker, XGBRegressor, XGBRFClassifier, XGBRFRegressor
@@ -28,6 +29,7 @@ __all__ = [
     "XGBRFRegressor",
     "XGBRanker",
     "XGBRegressor",
+    "cv",
     "inplace_predict",
     "predict",
     "train",

@@ -10,6 +10,7 @@ import numpy as np
 import xgboost as xgb
 
 from parml.boosting.runs import group_starts, qid_of, runs_of, sizes_of
+from parml.boosting.shares import Batch
 from parml.collections import compute, is_collection
 from parml.data import Partitions
 from parml.schema import Schema
@@ -17,9 +18,6 @@ from parml.tables import concatenate, row_count
 from parml_core.engine.base import Engine
 from parml_core.engine.registry import resolve
 from parml_core.errors import InputError
-
-Batch = dict[str, Any]
-"""One partition in memory: ``"X"``, and what there is of ``"y"``, ``"weight"``, … ."""
 
 _FIELDS = {"X": "data", "y": "label"}  # the others have xgboost's own names
 _XGBOOST_TYPES = {"bool": "i", "int": "int", "float": "float", "category": "c"}

@@ -13,15 +13,13 @@ import xgboost as xgb
 from xgboost.callback import EarlyStopping, EvaluationMonitor, TrainingCallback
 
 from parml.boosting.checkpoints import Depot, Pace, Sender
-from parml.tables import row_count, slice_rows
+from parml.boosting.shares import Share, batches_of
 from parml.xgboost.collective import Meeting, joined
-from parml.xgboost.data import Batch, MatrixSpec
+from parml.xgboost.data import MatrixSpec
 from parml.xgboost.metrics import Callbacks
 
 History = dict[str, dict[str, list[float]]]
 Result = tuple[xgb.Booster, History]
-Share = tuple[dict[str, Any], int, int]
-"""One partition by field, futures in the caller and values in the rank, and which rows of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,21 +103,12 @@ def train_rank(
     return booster, history
 
 
-train_rank.__parml_preload__ = ("xgboost",)  # type: ignore[attr-defined]  # what a rank's process should have imported
+train_rank.__parml_preload__ = ("parml.xgboost",)  # type: ignore[attr-defined]  # what a rank's process should have imported
 
 
 def threads_asked(params: Mapping[str, Any]) -> int:
     """The number of threads that the user wants; 0 or less: all."""
     return int(params.get("nthread") or params.get("n_jobs") or 0)
-
-
-def batches_of(shares: Sequence[Share]) -> list[Batch]:
-    """The rows of this rank."""
-    return [{name: _rows(value, start, stop) for name, value in batch.items()} for batch, start, stop in shares]
-
-
-def _rows(value: Any, start: int, stop: int) -> Any:
-    return value if (start, stop) == (0, row_count(value)) else slice_rows(value, start, stop)
 
 
 def _build_eval(spec: MatrixSpec, job: Job, shares: list[Share], nthread: int, dtrain: xgb.DMatrix) -> xgb.DMatrix:

@@ -14,11 +14,12 @@ import cloudpickle
 import xgboost as xgb
 
 from parml.boosting.checkpoints import Checkpoints
-from parml.boosting.gang import run_gang, with_restarts
+from parml.boosting.gang import run_gang, wait_for_inputs, with_restarts
 from parml.boosting.ranks import Rank, RankPer, plan_ranks, share_out
+from parml.boosting.shares import Share, share_of
 from parml.xgboost.collective import tracker
 from parml.xgboost.data import DMatrix, MatrixSpec
-from parml.xgboost.rank import Job, Result, Share, Task, threads_asked, train_rank
+from parml.xgboost.rank import Job, Result, Task, threads_asked, train_rank
 from parml_core.engine.base import Engine
 from parml_core.errors import InputError, NotSupported
 
@@ -104,7 +105,7 @@ def train(
     3
     """
     evals = list(evals or ())
-    engine = _engine_of(client, dtrain, evals)
+    engine = engine_of(client, dtrain, evals)
     options = {
         "obj": obj,
         "custom_metric": custom_metric,
@@ -124,7 +125,9 @@ def train(
         if apart and max_restarts and checkpoint_every != 0:
             kept = stack.enter_context(Checkpoints(worker.host for worker in workers))
         training = _Training(engine, job, dtrain, evals, ranks, kept, cloudpickle.dumps(_model_to_go_on_from(xgb_model)))
-        booster, history = with_restarts(engine, training.run, n_places=training.n_places, max_restarts=max_restarts)
+        booster, history = with_restarts(
+            engine, training.run, n_places=lambda: places(engine, ranks), max_restarts=max_restarts
+        )
     return {"booster": booster, "history": history}
 
 
@@ -150,9 +153,6 @@ class _Training:
         self.model = model  # to go on from, pickled
         self.threads: list[int] = []  # of each rank, in the first attempt and then in all with as many ranks
 
-    def n_places(self) -> int:
-        return len({worker.host if self.per == "host" else worker.id for worker in self.engine.workers()})
-
     def run(self) -> Result:
         """One attempt, from the last checkpoint."""
         job, plan = self.job, plan_for(self.engine, self.dtrain, self.per, at_most=len(self.threads) or None)
@@ -163,7 +163,7 @@ class _Training:
             self.threads = [threads_for(rank, job.params) for rank in plan]
         if len(plan) < len(self.threads):
             job = self._with_fewer(job, len(plan), resumed=checkpoint is not None)
-        shares = shares_of(self.dtrain, [rank.pieces for rank in plan])
+        shares = [share_of(self.dtrain.partitions, rank.pieces) for rank in plan]
         evals = self._eval_shares(len(plan))
         with tracker(len(plan), [rank.host for rank in plan]) as meeting:
             args = []
@@ -188,14 +188,16 @@ class _Training:
             if data is self.dtrain:
                 shares.append([[] for _ in range(n_ranks)])
             else:
-                shares.append(shares_of(data, share_out(n_ranks, data.schema().rows, data.group_starts())))
+                pieces = share_out(n_ranks, data.schema().rows, data.group_starts())
+                shares.append([share_of(data.partitions, mine) for mine in pieces])
         return shares
 
 
 # --- in the caller -----------------------------------------------------------------------------------------------------
 
 
-def _engine_of(client: Engine | None, dtrain: DMatrix, evals: Evals) -> Engine:
+def engine_of(client: Engine | None, dtrain: DMatrix, evals: Evals) -> Engine:
+    """The engine that holds all the data; errors say what is no data."""
     for data, name in [(dtrain, "train"), *evals]:
         if not isinstance(data, DMatrix):
             raise TypeError(
@@ -214,6 +216,11 @@ def _engine_of(client: Engine | None, dtrain: DMatrix, evals: Evals) -> Engine:
     return dtrain.engine
 
 
+def places(engine: Engine, ranks: RankPer) -> int:
+    """How many ranks there can be now."""
+    return len({worker.host if ranks == "host" else worker.id for worker in engine.workers()})
+
+
 def check_trainable(dtrain: DMatrix, ranks: RankPer) -> None:
     """Whether there is something to learn; waits for the partitions."""
     if ranks not in ("host", "worker"):
@@ -226,14 +233,9 @@ def check_trainable(dtrain: DMatrix, ranks: RankPer) -> None:
 def plan_for(engine: Engine, dtrain: DMatrix, ranks: RankPer, at_most: int | None = None) -> list[Rank]:
     """Who trains on which rows, of the workers that there are now."""
     futures = dtrain.partitions.fields["X"]
-    engine.wait(futures)
+    wait_for_inputs(engine, futures)
     rows, starts = dtrain.schema().rows, dtrain.group_starts()
     return plan_ranks(engine.workers(), engine.locate(futures), rows, per=ranks, at_most=at_most, starts=starts)
-
-
-def shares_of(data: DMatrix, pieces: Sequence[Sequence[tuple[int, int, int]]]) -> list[list[Share]]:
-    """For each rank the futures of its rows."""
-    return [[(data.partitions.batch(i), start, stop) for i, start, stop in mine] for mine in pieces]
 
 
 def _job_of(

@@ -18,7 +18,8 @@ import pytest
 import xgboost as xgb
 
 import parml.xgboost as px
-from parml_core.errors import GangError, TaskCancelled
+from parml_core.errors import ClusterError, GangError, TaskCancelled
+from parml_core.graph import Hints
 
 _rng = np.random.default_rng(5)
 X = _rng.normal(size=(2000, 4)).astype("f4")
@@ -57,6 +58,10 @@ class Reports(xgb.callback.TrainingCallback):
             connection.recv(1)
 
 
+seen: set[int] = set()
+"""The processes that have reported in this test."""
+
+
 class Observer:
     """The test's side of `Reports`: all that was reported, and what to do at one stage, the first time."""
 
@@ -83,8 +88,12 @@ class Observer:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
-            rank, pid, stage = connection.makefile().readline().split()
+            line = connection.makefile().readline()
+            if not line.endswith("\n"):
+                continue  # its process was killed meanwhile
+            rank, pid, stage = line.split()
             self.reports.append((int(rank), int(pid), stage))
+            seen.add(int(pid))
             # While they load, ranks have no number yet: the first to load stands for each.
             if not self.acted_s and self._at[0] == stage and (stage == "load" or self._at[1] == int(rank)):
                 self.acted_s = time.monotonic()
@@ -97,6 +106,15 @@ class Observer:
 
     def rounds_of(self, rank: int) -> list[int]:
         return [int(stage) for of, _, stage in self.reports if of == rank and stage.isdigit()]
+
+
+@pytest.fixture(autouse=True)
+def no_rank_left() -> Iterator[None]:
+    """When a test is over no process of any rank is left, however its training has ended."""
+    seen.clear()
+    yield
+    _, alive = psutil.wait_procs([psutil.Process(pid) for pid in seen if psutil.pid_exists(pid)], timeout=5)
+    assert not alive
 
 
 @pytest.fixture(scope="module")
@@ -138,14 +156,6 @@ def _train(client: Any, observer: Observer, **options: Any) -> dict[str, Any]:
         return px.train(client, PARAMS, dtrain, evals=[(dtrain, "t")], callbacks=callbacks, verbose_eval=False, **options)
     finally:
         observer.close()
-        _check_ended(observer)
-
-
-def _check_ended(observer: Observer) -> None:
-    """No process of any rank is left."""
-    pids = {pid for _, pid, _ in observer.reports}
-    _, alive = psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=5)
-    assert not alive
 
 
 def _check_same(result: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -291,6 +301,32 @@ def test_random_draws_go_on_after_a_restart(client: Any) -> None:
     assert '"seed":"7"' in result["booster"].save_config().replace(" ", "")
 
 
+def test_worker_killed_while_the_gang_waits_for_threads_training_goes_on(client: Any, uninterrupted: Any) -> None:
+    """A gang that has not started has named workers of which one is gone: it does not wait for that one in vain."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        listener.settimeout(30)
+        first, second = client.workers()
+        busy = client.submit(_wait_for_a_byte, listener.getsockname()[1], hints=Hints(where=(second.id,)))
+        connection, _ = listener.accept()
+        dtrain = px.DMatrix(client, X, Y)
+        options = {"evals": [(dtrain, "t")], "ranks": "worker", "verbose_eval": False}
+        training = pool.submit(px.train, client, PARAMS, dtrain, ROUNDS, **options)
+        while not any(gang["state"] == "waiting" for gang in client.state()["gangs"]):
+            assert not training.done()
+        os.kill(first.pid, signal.SIGKILL)
+        while first.id in {worker.id for worker in client.workers()}:
+            assert not training.done()
+        client.wait_for_workers(2, timeout_s=20)
+        connection.close()
+        _check_same(training.result(timeout=40), uninterrupted["worker"])
+        assert busy.result(timeout_s=5) == b""
+
+
+def _wait_for_a_byte(port: int) -> bytes:
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        return connection.recv(1)
+
+
 @pytest.mark.slow
 def test_worker_stopped_for_good_training_goes_on_with_fewer_ranks() -> None:
     """Nobody takes its place: the other worker goes on from the checkpoint, says so, and ends as well."""
@@ -307,7 +343,8 @@ def test_worker_stopped_for_good_training_goes_on_with_fewer_ranks() -> None:
 
         observer = Observer("7", 1, stop)
         try:
-            result = _train(client, observer)
+            with pytest.warns(UserWarning, match="on 1 instead of 2 ranks"):
+                result = _train(client, observer)
         finally:
             with suppress(ProcessLookupError):
                 os.kill(victim.pid, signal.SIGKILL)
@@ -350,6 +387,31 @@ def test_rank_lost_more_often_than_restarts_raises(client: Any) -> None:
     with pytest.raises(GangError, match="after 2 restarts"):
         _train(client, observer, max_restarts=2)
     assert observer.rounds_of(0) == [0, 1, 2, 3, 4, 3, 4, 3, 4]
+
+
+@pytest.mark.slow
+def test_all_workers_stopped_for_good_training_raises() -> None:
+    """Nobody is left and nobody comes: an error within a bound, not a training that waits for ever."""
+    from parml_core.client import Client, LocalCluster
+
+    settings = {"worker": {"heartbeat_s": 0.5}, "scheduler": {"worker_timeout_s": 3.0}}
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_port": None, "settings": settings}
+    with LocalCluster(**options) as cluster, Client(cluster) as client:
+        workers = client.workers()
+
+        def stop(pid: int) -> None:
+            for worker in workers:
+                os.kill(worker.pid, signal.SIGSTOP)
+
+        observer = Observer("7", 0, stop)
+        try:
+            with pytest.raises(ClusterError, match="start workers"):
+                _train(client, observer, max_restarts=1)
+        finally:
+            for worker in workers:
+                with suppress(ProcessLookupError):
+                    os.kill(worker.pid, signal.SIGKILL)
+        assert time.monotonic() - observer.acted_s < 40
 
 
 def test_error_of_the_users_code_is_not_tried_again(client: Any) -> None:

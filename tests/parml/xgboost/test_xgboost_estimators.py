@@ -64,7 +64,7 @@ def test_estimator_fails_no_check_that_the_plain_one_passes(name: str) -> None:
     for module in (xgb, px):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            results = check_estimator(getattr(module, name)(n_estimators=5), on_fail=None)
+            results = check_estimator(getattr(module, name)(n_estimators=5, n_jobs=1), on_fail=None)
         failed.append({result["check_name"] for result in results if result["status"] == "failed"})
         assert len(results) > 40
     assert failed[1] <= failed[0]
@@ -235,7 +235,7 @@ def test_estimator_in_a_search_finds_what_the_plain_one_finds() -> None:
     """Inside scikit-learn's own search it is an estimator like any other."""
     grid = {"max_depth": [2, 4]}
     found = [
-        GridSearchCV(module.XGBRegressor(n_estimators=4), grid, cv=3).fit(X, TARGET).cv_results_["mean_test_score"]
+        GridSearchCV(module.XGBRegressor(n_estimators=4, n_jobs=1), grid, cv=3).fit(X, TARGET).cv_results_["mean_test_score"]
         for module in (px, xgb)
     ]
     np.testing.assert_allclose(found[0], found[1], rtol=1e-6)
