@@ -230,17 +230,7 @@ class ClientBye(Message):
 
 
 FromClient: TypeAlias = (
-    Submit
-    | Want
-    | Release
-    | Cancel
-    | Scattered
-    | SubmitGang
-    | Absent
-    | AskWorkers
-    | AskHolders
-    | AskState
-    | ClientBye
+    Submit | Want | Release | Cancel | Scattered | SubmitGang | Absent | AskWorkers | AskHolders | AskState | ClientBye
 )
 
 # --- scheduler → client ------------------------------------------------------------------------------------------------
