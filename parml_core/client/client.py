@@ -18,7 +18,7 @@ import msgspec
 from parml_core import config
 from parml_core.client.fetch import Collector
 from parml_core.client.future import ClusterFuture, first_failure, value_of
-from parml_core.client.link import Link
+from parml_core.client.link import SUBMIT_TASKS, Link
 from parml_core.client.local import LocalCluster
 from parml_core.comm.base import Credentials
 from parml_core.deploy.scheduler_file import as_address, read_scheduler_file
@@ -175,7 +175,10 @@ class Client(Engine):
             _check_call(call)
             specs.append(m.TaskSpec(f"{stem}{next(self._n_keys):x}", fn_id, call, deps, i, spec_hints))
             inputs.append(tuple(lifter.lifted[key] for key in deps if key in lifter.lifted))
-        records = self.link.submit({fn_id: fn_bytes}, specs, [spec.key for spec in specs])
+        records: list[Held] = []
+        for start in range(0, len(specs), SUBMIT_TASKS):  # they need nothing of each other, so that any number may travel
+            part = specs[start : start + SUBMIT_TASKS]
+            records += self.link.submit({fn_id: fn_bytes}, part, [spec.key for spec in part])
         return [ClusterFuture(self, record, lifted) for record, lifted in zip(records, inputs, strict=True)]
 
     def submit_graph(self, graph: Graph, wants: Iterable[Key]) -> list[Future[Any]]:

@@ -23,7 +23,7 @@ from parml_core.client.put import Put, Putter, snapshot
 from parml_core.comm import connect
 from parml_core.comm.base import Credentials, my_versions
 from parml_core.config import Settings
-from parml_core.errors import ParmlError, SchedulerLost, WaitTimeout
+from parml_core.errors import NotSupported, ParmlError, SchedulerLost, WaitTimeout
 from parml_core.kernel.client import ClientKernel, Held
 from parml_core.protocol import messages as m
 from parml_core.runtime.peer import Conversation, DataLinks, limits_of
@@ -112,6 +112,13 @@ class Link:
 
     def submit(self, functions: dict[str, bytes], specs: Sequence[m.TaskSpec], wants: Iterable[Key]) -> list[Held]:
         """Send tasks; records of the wanted keys, each of which is then to be released once."""
+        nbytes = sum([len(spec.key) + len(spec.args) + 48 * (2 + len(spec.deps)) for spec in specs])
+        limit = self._settings.comm.max_header_bytes
+        if nbytes + sum(map(len, functions.values())) > limit:
+            raise NotSupported(
+                f"expected a graph of at most {limit >> 20} MiB, found {len(specs)} tasks of about {nbytes >> 20} MiB; "
+                "submit it in parts, use larger partitions, or raise comm.max_header_bytes everywhere"
+            )
         with self.lock:
             self.check_open()
             self._take_released()
@@ -122,8 +129,7 @@ class Link:
                 self._submit_bytes = 0
             message.functions.update(functions)
             message.tasks.extend(specs)
-            for spec in specs:
-                self._submit_bytes += len(spec.args)
+            self._submit_bytes += nbytes
             records = []
             for key in wants:
                 record, fresh = self.kernel.hold(key)

@@ -22,6 +22,7 @@ from parml_core.errors import (
     AuthenticationError,
     ClusterError,
     MissingKeyError,
+    NotSupported,
     SchedulerLost,
     SerializationError,
     WaitTimeout,
@@ -226,6 +227,14 @@ def test_missing_key_and_cycle_raise_before_anything_runs(client: Client) -> Non
     """A graph that cannot be evaluated is refused at once."""
     with pytest.raises(MissingKeyError, match="'nowhere'"):
         client.submit_graph(Graph([Task("a", abs, (Ref("nowhere"),))]), ["a"])
+    assert client.submit(abs, -1).result() == 1
+
+
+def test_graph_too_large_for_a_message_is_refused_and_the_next_call_works(client: Client) -> None:
+    """What could not be sent is an error of the caller, at once, with what to do."""
+    graph = Graph([Task(f"big:{i}", len, ([b"x" * 60_000],)) for i in range(1200)])
+    with pytest.raises(NotSupported, match="1200 tasks"):
+        client.submit_graph(graph, list(graph))
     assert client.submit(abs, -1).result() == 1
 
 
