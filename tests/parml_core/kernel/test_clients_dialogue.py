@@ -202,3 +202,19 @@ def test_client_that_is_told_absent_gets_another_holder_or_a_new_run(dialogue, t
     assert ready.holders == ["tcp://w1"]
     assert heard(d.says("c", m.Absent(["a"], "tcp://w1")), "c", m.KeysPending)
     assert d.state("a") == "running"
+
+
+def test_lost_result_is_made_again_although_another_client_cancelled_its_input_later(dialogue, task, heard):
+    """A cancellation ends the futures of its time; it does not keep others from what they need afterwards."""
+    d = dialogue()
+    d.worker("w0")
+    d.submits("c0", task("a"), task("b", "a"), wants=["b"])
+    d.finishes("w0", "a")
+    d.finishes("w0", "b")
+    d.submits("c1", task("a"))
+    d.says("c1", m.Cancel(["a"]))
+    assert d.state("a") == "erred"
+    d.loses("w0")
+    d.worker("w1")
+    d.finishes("w1", "a")
+    assert heard(d.finishes("w1", "b"), "c0", m.KeysReady)
