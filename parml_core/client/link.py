@@ -176,7 +176,9 @@ class Link:
     def cancel(self, keys: list[Key]) -> None:
         with self.lock:
             self.check_open()
+            changed = self.kernel.cancel(keys)
             self._outbox.append(m.Cancel(keys))
+        self.loop.call_soon_threadsafe(self.tell, changed)
         self._wake()
 
     def release(self, record: Held) -> None:

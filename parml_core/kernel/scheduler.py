@@ -675,6 +675,8 @@ class SchedulerKernel:
             erred = None
             for dep in current.deps:
                 dep.needed_by += 1
+                if dep.failure is not None and dep.failure.kind == "TaskCancelled":
+                    self._begin_afresh(dep)  # cancelled were the futures of that time, and this is a need of now
                 if dep.state == "erred":
                     erred = erred or dep
                 elif dep.state != "memory":

@@ -149,7 +149,11 @@ class Hello(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Submit(Message):
-    """Tasks to run. `functions` holds the bytes of every `fn` that they name; `wants`: keys whose futures the client holds."""
+    """
+    Tasks to run. `functions` holds the bytes of every `fn` that they name; `wants`: keys whose futures the client holds.
+
+    Tasks that nothing wanted needs are not kept: a graph travels in one message.
+    """
 
     functions: dict[str, bytes]
     tasks: list[TaskSpec]

@@ -65,15 +65,16 @@ def current_job() -> Job | None:
 @contextlib.contextmanager
 def blocked() -> Iterator[None]:
     """While in this context the calling task only waits: another may run in its place. Outside of tasks: nothing."""
-    executor = _current.executor
-    if executor is None or _current.job is None:
+    executor, job = _current.executor, _current.job
+    threads = 0 if job is None else job.assignment.threads
+    if executor is None or not threads:  # outside of tasks, or in one that takes no slot
         yield
         return
-    executor.change_blocked(+1)
+    executor.change_blocked(+threads)
     try:
         yield
     finally:
-        executor.change_blocked(-1)
+        executor.change_blocked(-threads)
 
 
 class Executor:
@@ -86,7 +87,7 @@ class Executor:
     on_outcomes : callable
         Gets a list of Outcome, on the loop's thread.
     on_blocked : callable
-        Gets +1 or −1, on the loop's thread.
+        Gets how many threads more belong to tasks that only wait (negative: fewer), on the loop's thread.
     engine : Engine, optional
         Serves what the tasks themselves submit.
 
@@ -158,10 +159,11 @@ class Executor:
     # --- on the tasks' threads -----------------------------------------------------------------------------------------
 
     def change_blocked(self, count: int) -> None:
+        """So many threads more (negative: fewer) belong to tasks that only wait."""
         with self._lock:
             self._n_blocked += count
-            start = self._n_threads < self._nthreads + self._n_blocked
-        if start:
+            n_missing = self._nthreads + self._n_blocked - self._n_threads
+        for _ in range(n_missing):
             self._add_thread()
         self._loop.call_soon_threadsafe(self._on_blocked, count)
 

@@ -89,6 +89,7 @@ def _live(world: World, scheduler: SchedulerNode) -> None:
     for program in cluster.programs:
         program.gather_all()
     _until(world, scheduler, lambda: all(program.all_seen() for program in cluster.programs), "results", cluster)
+    cluster.kill_hung()
     for program in cluster.programs:
         program.release_all()
     _until(world, scheduler, lambda: world.active == 0, "quiet", cluster)
@@ -132,7 +133,7 @@ def _check_nothing_left(scheduler: SchedulerNode, cluster: Cluster) -> None:
         assert worker.reserved_by is None, f"{worker} is reserved"
         assert worker.resources == dict(worker.info.resources) or worker.info.resources, f"{worker} lacks resources"
     for node in cluster.workers.values():
-        if node.alive:
+        if node.works:
             assert not node.store, f"values are left on {node.id}: {list(node.store)}"
             assert not node.functions, f"functions are left on {node.id}: {list(node.functions)}"
             assert not node.kernel.runs and not node.kernel.ranks and not node.kernel.wanted, f"{node.id} has work"

@@ -57,6 +57,7 @@ class ClientNode:
         self.results: dict[Held, int | m.Failure] = {}  # what the user has seen
         self.requests: dict[int, Callable[[Any], None]] = {}
         self.watchers: list[Callable[[], None]] = []
+        self.cancelled: dict[Key, None] = {}
         self.n_requests = 0
         self.up = scheduler.connect(id, process, self._hear)
         self.up.put(ev.ClientJoined())
@@ -87,6 +88,7 @@ class ClientNode:
         return records
 
     def cancel(self, keys: list[Key]) -> None:
+        self.cancelled.update(dict.fromkeys(keys))
         self.say(m.Cancel(keys))
         self._changed(self.kernel.cancel(keys))
 
@@ -154,6 +156,8 @@ class ClientNode:
             if held.failure is not None:
                 why_not = self.work.why_not_legitimate(held.key, held.failure)
                 assert why_not is None, f"{self.id} was told of {held.key}: {held.failure}; {why_not}"
+                if held.status == "cancelled" and held.failure.key not in self.cancelled:
+                    raise AssertionError(f"{self.id} has not cancelled {held.failure.key}, and {held.key} is cancelled")
             if held in self.gathering:
                 self._fetch_if_ready(held)
         for watcher in list(self.watchers):

@@ -17,6 +17,7 @@ class Rates(msgspec.Struct, frozen=True):
 
     crashes: float
     silences: float
+    hangs: float
     resets: float
     cuts: float
     stalls: float
@@ -40,6 +41,7 @@ class Rates(msgspec.Struct, frozen=True):
         return Rates(
             crashes=calm * rate(0.5, 6.0),
             silences=calm * rate(0.3, 4.0),
+            hangs=calm * rate(0.15, 1.5),
             resets=calm * rate(0.3, 3.0),
             cuts=calm * rate(0.3, 4.0),
             stalls=calm * rate(0.2, 2.0),
@@ -67,6 +69,7 @@ class Cluster:
         self.rates = rates
         self.calm = False
         self.workers: dict[str, WorkerNode] = {}  # the newest incarnation of each name
+        self.hung: list[WorkerNode] = []
         self.n_incarnations: dict[str, int] = {}
         self.threads: dict[str, int] = {}
         self.programs: list[Program] = []
@@ -85,6 +88,7 @@ class Cluster:
         for act, rate in (
             (self._crash, rates.crashes),
             (self._silence, rates.silences),
+            (self._hang, rates.hangs),
             (self._reset, rates.resets),
             (self._cut, rates.cuts),
             (self._stall, rates.stalls),
@@ -117,19 +121,24 @@ class Cluster:
             self.world.at(self.world.rng.random() * 2.0, self._join_if_gone, worker.info.name, worker.store if keeps else None)
 
     def _any_worker(self) -> WorkerNode | None:
-        alive = [worker for worker in self.workers.values() if worker.alive]
+        alive = [worker for worker in self.workers.values() if worker.works]
         return self.world.rng.choice(alive) if alive else None
+
+    def _count(self, n_lost: int) -> None:
+        """Workers are lost without being killed by a task; one that joins at the address of another takes its place, too."""
+        self.work.n_lost_workers += 2 * n_lost if self.rates.same_address else n_lost
+        self.work.values_were_lost = True
 
     def _crash(self) -> None:
         worker = self._any_worker()
         if worker is not None:
-            self.work.n_lost_workers += 1
+            self._count(1)
             worker.end(lose=self.world.rng.random() < 0.5)
 
     def _leave(self) -> None:
         worker = self._any_worker()
         if worker is not None:
-            self.work.n_lost_workers += self.rates.same_address  # its successor may be known before it has said good-bye
+            self._count(1 if self.rates.same_address else 0)  # its successor may be known before it has said good-bye
             worker.leave()
 
     def _join_more(self) -> None:
@@ -141,18 +150,31 @@ class Cluster:
         """Nobody hears a worker for a while: for shorter or for longer than a scheduler has patience."""
         worker = self._any_worker()
         if worker is not None and worker.id not in self.world.held:
-            self.work.n_lost_workers += 1
-            self.work.values_were_lost = True
+            self._count(1)
             self.world.note(f"{worker.id} is cut off")
             self.world.cut_off(worker.id)
-            self.world.at(self.world.rng.choice((1.0, 10.0, 30.0)) * self.world.rng.random(), self.world.reconnect, worker.id)
+            self.world.at(self.world.rng.choice((1.0, 10.0, 30.0)) * self.world.rng.random(), self._resume, worker)
+
+    def _resume(self, worker: WorkerNode) -> None:
+        if not worker.hangs:
+            self.world.reconnect(worker.id)
+
+    def _hang(self) -> None:
+        """A worker is stopped for ever; some other process takes its name, sooner or later."""
+        worker = self._any_worker()
+        if worker is not None and worker.id not in self.world.held:
+            self._count(1)
+            self.world.note(f"{worker.id} hangs")
+            self.world.cut_off(worker.id)
+            worker.hangs = True
+            self.hung.append(worker)
+            self._ended(worker)
 
     def _reset(self) -> None:
         """The connection of a worker breaks; what was under way in either direction is lost."""
         worker = self._any_worker()
         if worker is not None:
-            self.work.n_lost_workers += 1
-            self.work.values_were_lost = True
+            self._count(1)
             wire = self.scheduler.links.get(worker.id)
             if wire is not None:
                 wire.end(lose=True)
@@ -190,13 +212,20 @@ class Cluster:
         world.note("calm")
         world.fetch_fails = world.fetch_absent = 0.0
         world.cuts.clear()
+        hung = [worker.id for worker in self.hung]
         for process in list(world.held):
-            world.reconnect(process)
+            if process not in hung:
+                world.reconnect(process)
         for name in [f"w{i}" for i in range(self.options.n_workers)]:
             worker = self.workers.get(name)
-            if worker is not None and not worker.alive:
+            if worker is not None and not worker.works:
                 world.at(world.rng.random(), self._join_if_gone, name)
 
+    def kill_hung(self) -> None:
+        for worker in self.hung:
+            worker.end(lose=True)
+            self.world.reconnect(worker.id)
+
     def _join_if_gone(self, name: str, holds: dict[Key, int] | None = None) -> None:
-        if not self.workers[name].alive:
+        if not self.workers[name].works:
             self._join(name, holds)

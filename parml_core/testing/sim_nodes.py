@@ -140,6 +140,7 @@ class WorkerNode:
         self.id = info.id
         self.address = address
         self.alive = True
+        self.hangs = False  # for ever
         self.kernel = WorkerKernel(info.nthreads, address)
         self.store = dict(holds)
         self.kernel.values.update({key: work.nbytes(key) for key in holds})
@@ -155,6 +156,10 @@ class WorkerNode:
         world.data[address] = self
         self.up.put(ev.WorkerJoined(info, address, tuple(self.kernel.values.items())))
         world.at(world.rng.random() * HEARTBEAT_S, self._heartbeat, clockwork=True)
+
+    @property
+    def works(self) -> bool:
+        return self.alive and not self.hangs
 
     def _heartbeat(self) -> None:
         if self.alive:
