@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeAlias
+from typing import TypeAlias
 
 Key: TypeAlias = str
 """Names one task and its result, e.g. ``"sum-3f9c2a:4,0"``. What stands before ``:`` is the group shown to people."""
@@ -35,12 +35,3 @@ def group_of(key: Key) -> Group:
     head = key.split(":", 1)[0]
     name, _, token = head.rpartition("-")
     return name or token
-
-
-class Clock(Protocol):
-    """Monotonic seconds."""
-
-    def __call__(self) -> float: ...
-
-
-Json: TypeAlias = Any

@@ -213,5 +213,4 @@ class Engine(abc.ABC):
         self.close()
 
 
-EngineName = str
 __all__ = ["Engine", "Future", "Status", "WorkerInfo"]
