@@ -63,7 +63,10 @@ class Collector:
         if self.over or self._link.watch(record, self.await_):
             return
         if record.status == "finished":
-            self._link.fetcher.fetch(record, self)
+            if record.small:  # it came with the news
+                self.have(record, Serialized(record.small, []))
+            else:
+                self._link.fetcher.fetch(record, self)
         else:
             assert record.failure is not None
             self.have(record, record.failure)

@@ -38,6 +38,8 @@ _to_client = m.decoder_of(m.ToClient)
 
 SUBMIT_TASKS = 5000
 SUBMIT_BYTES = 4 * 1024 * 1024
+RELEASE_PAUSE_S = 0.002
+"""That futures are gone is told with whatever is said next, at the latest after this time."""
 
 
 class Link:
@@ -67,7 +69,9 @@ class Link:
         self._outbox: deque[Any] = deque()
         self._submit_bytes = 0
         self._released: deque[Held] = deque()
+        self._to_start: deque[Collector] = deque()
         self._awake = False
+        self._releasing = False
         self._putting = False
         self._n_requests = itertools.count(1)
         self._answers: dict[int, asyncio.Future[Any]] = {}
@@ -184,14 +188,16 @@ class Link:
     def release(self, record: Held) -> None:
         """A Future is gone. Called from finalisers too, so it takes no lock."""
         self._released.append(record)
-        if not self._awake:
+        if not self._releasing:
             self._wake()
 
     def _wake(self) -> None:
         if not self._awake:
             self._awake = True
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                self.loop.call_soon_threadsafe(self._flush)
+            try:
+                self.loop.call_soon_threadsafe(self._turn)
+            except RuntimeError:  # the loop is closed
+                self._end_turns()
 
     def watch(self, record: Held, watcher: Watcher) -> bool:
         """Call `watcher(record)` on the loop once it ends. False: it has ended already, and nothing will be called."""
@@ -211,7 +217,8 @@ class Link:
     def collect(self, records: Sequence[Held]) -> Collector:
         """Begin to fetch results."""
         collector = Collector(self, records)
-        self.loop.call_soon_threadsafe(collector.start)
+        self._to_start.append(collector)
+        self._wake()
         return collector
 
     def call_back(self, callback: Callable[[], None]) -> None:
@@ -253,6 +260,7 @@ class Link:
         if pending:
             self.loop.run_until_complete(asyncio.wait(pending, timeout=2.0))
         self.loop.close()
+        self._end_turns()
 
     def _stop_loop(self) -> None:
         with contextlib.suppress(RuntimeError):
@@ -345,9 +353,30 @@ class Link:
         finally:
             self._answers.pop(request, None)
 
+    def _turn(self) -> None:
+        """Do what other threads have asked for since they woke the loop."""
+        self._awake = False
+        if self._outbox:
+            self._flush()
+        elif self._released and not self._releasing:
+            self._releasing = True
+            self.loop.call_later(RELEASE_PAUSE_S, self._release)
+        while self._to_start:
+            self._to_start.popleft().start()
+
+    def _end_turns(self) -> None:
+        """The loop is closed, and all that was held has failed: who still asks is told so. Any thread."""
+        self._awake = False
+        with contextlib.suppress(IndexError):  # another thread does the same
+            while True:
+                self._to_start.popleft().start()
+
+    def _release(self) -> None:
+        self._releasing = False
+        self._flush()
+
     def _flush(self) -> None:
         """Send what was put into the outbox, up to values that have to be put on workers first."""
-        self._awake = False
         with self.lock:
             self._take_released()
         while not self._putting:

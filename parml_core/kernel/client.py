@@ -28,11 +28,13 @@ class Held:
         Why it is erred or cancelled.
     n_futures : int
         Future objects that share this record.
+    small : bytes
+        The pickled result, if it is small and came with the news of it.
     value : object
         For a scattered value: the value as it was then, to be sent again should its workers be lost.
     """
 
-    __slots__ = ("__weakref__", "failure", "holder", "key", "n_futures", "shell", "status", "value", "want")
+    __slots__ = ("__weakref__", "failure", "holder", "key", "n_futures", "shell", "small", "status", "value", "want")
 
     def __init__(self, key: Key, want: int) -> None:
         self.key = key
@@ -40,6 +42,7 @@ class Held:
         self.status: Status = "pending"
         self.holder: Address = ""
         self.failure: m.Failure | None = None
+        self.small = b""
         self.n_futures = 0
         self.value: Any = None
         self.shell: Any = None  # belongs to whoever runs this kernel
@@ -54,7 +57,7 @@ class ClientKernel:
     >>> held, fresh = kernel.hold("a")
     >>> held.status, fresh
     ('pending', True)
-    >>> changed = kernel.handle([m.KeysReady(["a"], ["tcp://w1"], [want])])
+    >>> changed = kernel.handle([m.KeysReady(["a"], ["tcp://w1"], [want], [b""])])
     >>> held.status, held.holder
     ('finished', 'tcp://w1')
     >>> kernel.release(held)
@@ -109,10 +112,10 @@ class ClientKernel:
         for event in events:
             kind = type(event)
             if kind is m.KeysReady:
-                for key, holder, want in zip(event.keys, event.holders, event.wants, strict=True):
+                for key, holder, want, small in zip(event.keys, event.holders, event.wants, event.small, strict=True):
                     held = self.held.get(key)
                     if held is not None and held.want == want and held.status in ("pending", "finished"):
-                        held.status, held.holder = "finished", holder
+                        held.status, held.holder, held.small = "finished", holder, small
                         changed.append(held)
             elif kind is m.KeysFailed:
                 for key, failure, want in zip(event.keys, event.failures, event.wants, strict=True):
@@ -125,7 +128,7 @@ class ClientKernel:
                 for key, want in zip(event.keys, event.wants, strict=True):
                     held = self.held.get(key)
                     if held is not None and held.want == want and held.status == "finished":
-                        held.status, held.holder = "pending", ""
+                        held.status, held.holder, held.small = "pending", "", b""
                         changed.append(held)
         return changed
 

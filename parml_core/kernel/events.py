@@ -36,13 +36,14 @@ class Tick(Event):
 
 
 class RunEnded(Event):
-    """The executor has run a task: its result is in the store, or `failure` tells why not."""
+    """The executor has run a task: its result is in the store (and in `small`, pickled), or `failure` tells why not."""
 
     key: Key
     attempt: int
     nbytes: int
     duration_s: float
     failure: Failure | None = None
+    small: bytes = b""
 
 
 class TakenBack(Event):

@@ -192,7 +192,7 @@ def _check_counts(kernel: SchedulerKernel) -> None:
         if group.counts != counts[name]:
             _broken(kernel, f"group {name} counts {group.counts}, has {counts[name]}")
     for id, function in kernel.functions.items():
-        if function.n_tasks != uses[id] or not uses[id]:
+        if function.n_tasks != uses[id] or (not uses[id]) != (function in kernel.idle_functions):
             _broken(kernel, f"function {id} counts {function.n_tasks} tasks, has {uses[id]}")
         for worker in function.known_by:
             if kernel.workers.get(worker.id) is not worker or function not in worker.functions:

@@ -34,6 +34,10 @@ class SchedulerPolicy(msgspec.Struct, frozen=True):
         How long a task waits for a worker of its `where` or with its resources to join.
     stray_s : float
         How long a value that a client put on a worker is kept without word from that client.
+    function_idle_s : float
+        How long a function that no task uses is kept, on the workers too: the next call of it then sends nothing but arguments.
+    function_idle_bytes : int
+        A larger one is forgotten at once.
     asleep_s : float
         When the scheduler itself did not run for longer, the silence of workers meanwhile tells nothing.
     """
@@ -48,6 +52,8 @@ class SchedulerPolicy(msgspec.Struct, frozen=True):
     fetch_latency_s: float = 0.001
     pinned_timeout_s: float = 60.0
     stray_s: float = 30.0
+    function_idle_s: float = 5.0
+    function_idle_bytes: int = 64 * 1024
     asleep_s: float = 3.0
 
 

@@ -88,6 +88,7 @@ class SchedulerKernel:
         self.now = 0.0
         self._ticked_s: float | None = None
         self._strays: dict[tuple[Key, WorkerRecord], float] = {}  # put by clients that have not said so yet
+        self.idle_functions: dict[FunctionRecord, float] = {}  # no task uses these since then; oldest first
         self._outbox: dict[PeerId, list[Any]] = {}
         self._compute_bytes = 0  # at least what the last Compute message contains
         self._generation = 0
@@ -200,15 +201,16 @@ class SchedulerKernel:
         outbox = self._outbox.get(peer)
         return outbox[-1] if outbox and type(outbox[-1]) is kind else None
 
-    def _tell_ready(self, client: ClientRecord, task: TaskRecord) -> None:
+    def _tell_ready(self, client: ClientRecord, task: TaskRecord, small: bytes = b"") -> None:
         holder, want = next(iter(task.holders)).address, client.wants[task]
         message = self._last(client.id, m.KeysReady)
         if message is None:
-            self.tell(client.id, m.KeysReady([task.key], [holder], [want]))
+            self.tell(client.id, m.KeysReady([task.key], [holder], [want], [small]))
         else:
             message.keys.append(task.key)
             message.holders.append(holder)
             message.wants.append(want)
+            message.small.append(small)
 
     def _tell_failed(self, client: ClientRecord, task: TaskRecord, failure: m.Failure) -> None:
         want = client.wants[task]
@@ -274,6 +276,8 @@ class SchedulerKernel:
             function = self.functions.get(spec.fn)
             if function is None:
                 function = self.functions[spec.fn] = FunctionRecord(spec.fn, functions[spec.fn])
+            elif not function.n_tasks:
+                del self.idle_functions[function]
             function.n_tasks += 1
             task.function = function
         for task in fresh:
@@ -534,7 +538,7 @@ class SchedulerKernel:
             task.group.measured(run.duration_s)
             self.counters["finished"] += 1
             self._hold(task, worker, run.nbytes)
-            self._now_in_memory(task)
+            self._now_in_memory(task, run.small)
 
     def _on_failed(self, worker: WorkerRecord, event: m.Failed) -> None:
         task = self._current(worker, event.key, event.attempt)
@@ -621,6 +625,9 @@ class SchedulerKernel:
             if self.now - worker.last_seen_s > limit_s:
                 self._dismiss(worker, f"silent for more than {limit_s:g} s")
         self._drop_strays()
+        for function, since in list(self.idle_functions.items()):
+            if self.now - since > self.policy.function_idle_s:
+                self._forget_function(function)
         self.placement.place_postponed(self.now)
         for task, since in list(self.placement.unplaceable.items()):
             if task.state != "queued":
@@ -751,7 +758,8 @@ class SchedulerKernel:
             inputs = tuple(
                 m.Input(dep.key, dep.nbytes, tuple(w.address for w in _few(dep.holders, worker))) for dep in task.deps
             )
-        run = m.Assignment(task.key, task.attempt, spec.fn, spec.args, inputs, task.priority, threads)
+        wanted = bool(task.wanted_by)
+        run = m.Assignment(task.key, task.attempt, spec.fn, spec.args, inputs, task.priority, threads, wanted=wanted)
         if gang is not None:
             run = msgspec.structs.replace(run, gang=gang.id, preload=gang.preload)
         message.tasks.append(run)
@@ -810,15 +818,15 @@ class SchedulerKernel:
         task.holders[worker] = None
         worker.holding[task] = None
 
-    def _now_in_memory(self, task: TaskRecord) -> None:
-        """The result of a task is there: tell who waits for it."""
+    def _now_in_memory(self, task: TaskRecord, small: bytes = b"") -> None:
+        """The result of a task is there: tell who waits for it. A small one travels with the news, and is not kept here."""
         was_unfinished = task.state in UNFINISHED
         self._set_state(task, "memory")
         task.unreachable = 0
         task.failures = ()
         if task.wanted_by:
             for client in task.wanted_by:
-                self._tell_ready(client, task)
+                self._tell_ready(client, task, small)
         if task.needed_by:
             for dependant in list(task.dependants):
                 if dependant.state == "waiting" and task in dependant.waiting_on:
@@ -944,10 +952,15 @@ class SchedulerKernel:
         if function is not None:
             function.n_tasks -= 1
             if function.n_tasks == 0:
-                del self.functions[function.id]
-                for worker in function.known_by:
-                    del worker.functions[function]
-                    self.tell(worker.id, m.ForgetFunctions([function.id]))
+                self.idle_functions[function] = self.now
+                if len(function.data) > self.policy.function_idle_bytes:
+                    self._forget_function(function)
+
+    def _forget_function(self, function: FunctionRecord) -> None:
+        del self.idle_functions[function], self.functions[function.id]
+        for worker in function.known_by:
+            del worker.functions[function]
+            self.tell(worker.id, m.ForgetFunctions([function.id]))
 
 
 def _few(holders: dict[WorkerRecord, None], receiver: WorkerRecord) -> list[WorkerRecord]:

@@ -405,7 +405,7 @@ class WorkerKernel:
             return
         self._has(key, event.nbytes)
         self.made_by[key] = attempt
-        done = m.Done(key, attempt, event.nbytes, event.duration_s)
+        done = m.Done(key, attempt, event.nbytes, event.duration_s, event.small)
         last = self._effects[-1] if self._effects else None
         if type(last) is fx.Send and type(last.message) is m.Finished:
             last.message.runs.append(done)

@@ -55,7 +55,7 @@ class Assignment(msgspec.Struct, frozen=True, array_like=True, gc=False):
     A task given to a worker. `priority` sorts ascending: (−user's priority, generation, order).
 
     `gang` names the gang that the task is a rank of, empty for ordinary tasks; `preload` are modules that its process should
-    find imported.
+    find imported. `wanted`: a client holds a future of it, so a small result travels with the news of it.
     """
 
     key: Key
@@ -67,6 +67,7 @@ class Assignment(msgspec.Struct, frozen=True, array_like=True, gc=False):
     threads: int = 1
     gang: str = ""
     preload: tuple[str, ...] = ()
+    wanted: bool = False
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -98,12 +99,17 @@ class Failure(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Done(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One finished run, in a worker's report."""
+    """
+    One finished run, in a worker's report.
+
+    `small` is the pickled result of a task that was `wanted`, if it is small; else empty.
+    """
 
     key: Key
     attempt: int
     nbytes: int
     duration_s: float
+    small: bytes = b""
 
 
 class Holding(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -241,11 +247,12 @@ FromClient: TypeAlias = (
 
 
 class KeysReady(Message):
-    """These keys have results, held by these workers."""
+    """These keys have results, held by these workers. ``small[i]``: the pickled result, where it has just come and is small."""
 
     keys: list[Key]
     holders: list[Address]  # the holder of keys[i]; one is enough to fetch from, AskHolders tells all
     wants: list[int]
+    small: list[bytes]
 
 
 class KeysFailed(Message):

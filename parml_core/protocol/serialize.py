@@ -25,18 +25,24 @@ from parml_core.protocol.messages import Failure
 from parml_core.typing import Buffer, Key
 
 __all__ = [
+    "SMALL_BYTES",
     "RemoteTraceback",
     "Serialized",
     "dumps",
     "dumps_call",
     "dumps_function",
+    "dumps_small",
     "exception_of",
     "failure_of",
     "loads",
 ]
 
+SMALL_BYTES = 1024
+"""A result of at most this size travels with the news of it."""
+
 _IN_BAND_BYTES = 1024  # smaller buffers cost less inside the head than beside it
 _MAX_BUFFERS = 4096
+_PLAIN = frozenset({int, float, complex, bool, type(None), str, bytes})
 _LARGE_HEAD_BYTES = 64 * 1024
 _MAX_TEXT = 64 * 1024
 _MAX_EXCEPTION_BYTES = 1024 * 1024
@@ -119,6 +125,39 @@ def dumps(value: Any) -> Serialized:
     if len(head) > _LARGE_HEAD_BYTES:
         return Serialized(b"", [head, *buffers])
     return Serialized(head, buffers)
+
+
+def dumps_small(value: Any) -> bytes:
+    """
+    Pickle plain data of at most `SMALL_BYTES`: numbers, text, arrays of numbers, and lists, tuples and dicts of them.
+
+    What a value of another class costs to pickle, and how large it becomes, only pickling it would tell.
+
+    Returns
+    -------
+    bytes
+        For `loads`; empty where the value is no plain data or is larger.
+
+    Examples
+    --------
+    >>> loads(dumps_small([1, 2.5])), dumps_small(object()), dumps_small(bytes(10_000))
+    ([1, 2.5], b'', b'')
+    """
+    if type(value) not in _PLAIN and not _is_plain(value, 4):
+        return b""
+    data = pickle.dumps(value, 5)
+    return data if len(data) <= SMALL_BYTES else b""
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    kind = type(value)
+    if kind in _PLAIN:
+        return True
+    if depth and (kind is list or kind is tuple):
+        return all(_is_plain(item, depth - 1) for item in value)
+    if depth and kind is dict:
+        return all(_is_plain(item, depth - 1) for pair in value.items() for item in pair)
+    return kind.__module__ == "numpy" and not getattr(getattr(value, "dtype", None), "hasobject", True)
 
 
 def loads(head: Buffer, buffers: Sequence[Buffer] = ()) -> Any:

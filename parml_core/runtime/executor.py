@@ -20,7 +20,7 @@ from parml_core.engine.base import Engine
 from parml_core.engine.context import inside_task
 from parml_core.graph.task import run
 from parml_core.protocol.messages import Assignment, Failure
-from parml_core.protocol.serialize import failure_of, loads
+from parml_core.protocol.serialize import SMALL_BYTES, dumps_small, failure_of, loads
 from parml_core.sizeof import sizeof
 from parml_core.store.memory import Entry
 from parml_core.typing import Key
@@ -45,6 +45,7 @@ class Outcome(NamedTuple):
     nbytes: int
     duration_s: float
     failure: Failure | None
+    small: bytes
 
 
 class _Current(threading.local):
@@ -207,7 +208,7 @@ class Executor:
         if self._unclaimed.pop((key, attempt), None) is None:
             return  # it was taken back
         _current.job = job
-        value, nbytes, failure = None, 0, None
+        value, nbytes, failure, small = None, 0, None, b""
         started = perf_counter()
         try:
             fn = self._loaded.get(fn_id)
@@ -221,12 +222,14 @@ class Executor:
                 value = fn(*args, **kwargs)
             duration_s = perf_counter() - started
             nbytes = sizeof(value)
+            if job.assignment.wanted and nbytes <= SMALL_BYTES:
+                small = dumps_small(value)
         except BaseException as error:  # SystemExit and KeyboardInterrupt are the task's failures like any other
             duration_s = perf_counter() - started
             failure = failure_of(error, key=key, worker=self._worker)
             error.__traceback__ = None  # its frames hold the inputs
         _current.job = None
-        self._report(Outcome(key, attempt, value, nbytes, duration_s, failure))
+        self._report(Outcome(key, attempt, value, nbytes, duration_s, failure, small))
 
     def _report(self, outcome: Outcome) -> None:
         self._outcomes.append(outcome)

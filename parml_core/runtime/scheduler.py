@@ -19,7 +19,7 @@ from parml_core.errors import ParmlError
 from parml_core.kernel.events import ClientJoined, PeerLost, Tick, WorkerJoined
 from parml_core.kernel.records import SchedulerPolicy
 from parml_core.kernel.scheduler import SchedulerKernel
-from parml_core.protocol.messages import FromClient, FromWorker, Hello, Leave, decoder_of
+from parml_core.protocol.messages import Free, FromClient, FromWorker, Hello, Leave, decoder_of
 from parml_core.runtime.http import HttpServer
 from parml_core.runtime.peer import Conversation, limits_of
 from parml_core.runtime.specs import Ready, SchedulerSpec, tell_ready
@@ -136,7 +136,8 @@ class Scheduler:
             peer = self._peers.get(id)
             if peer is not None:
                 peer.say(messages)
-                peer.flush()  # the kernel has put together what belongs together
+                if type(messages[-1]) is not Free:  # which nobody waits for: that goes at the end of this turn
+                    peer.flush()  # the kernel has put together what belongs together
 
     async def _tick(self) -> None:
         while True:

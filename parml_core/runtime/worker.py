@@ -234,11 +234,11 @@ class Worker:
     def _on_outcomes(self, outcomes: list[Outcome]) -> None:
         self._ran = True
         events = []
-        for key, attempt, value, nbytes, duration_s, failure in outcomes:
+        for key, attempt, value, nbytes, duration_s, failure, small in outcomes:
             if self.kernel.accepts(key, attempt):
                 if failure is None:
                     self.store.put(key, value)
-                events.append(ev.RunEnded(key, attempt, nbytes, duration_s, failure))
+                events.append(ev.RunEnded(key, attempt, nbytes, duration_s, failure, small))
         if events:
             self._handle(events)
 

@@ -93,7 +93,7 @@ def _live(world: World, scheduler: SchedulerNode) -> None:
     for program in cluster.programs:
         program.release_all()
     _until(world, scheduler, lambda: world.active == 0, "quiet", cluster)
-    quiet_s = world.now + POLICY.stray_s + 2.0
+    quiet_s = world.now + max(POLICY.stray_s, POLICY.function_idle_s) + 2.0
     _until(world, scheduler, lambda: world.active == 0 and world.now > quiet_s, "quiet", cluster)
     _check_nothing_left(scheduler, cluster)
 

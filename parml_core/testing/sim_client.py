@@ -223,7 +223,9 @@ class ClientNode:
     def _fetch_if_ready(self, held: Held) -> None:
         if not self.alive or held not in self.gathering or held in self.fetching:
             return
-        if held.status == "finished":
+        if held.status == "finished" and held.small:
+            self._see(held, int(held.small))
+        elif held.status == "finished":
             self.fetching[held] = None
             request_values(self.world, self.process, held.holder, (held.key,), lambda *reply: self._fetched(held, *reply))
         elif held.failure is not None:

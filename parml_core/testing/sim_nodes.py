@@ -269,7 +269,8 @@ class WorkerNode:
                 self.do([ev.RunEnded(key, attempt, 0, duration_s, outcome)])
             else:
                 self.store[key] = outcome
-                self.do([ev.RunEnded(key, attempt, self.work.nbytes(key), duration_s)])
+                small = self.work.small(job.assignment, outcome)
+                self.do([ev.RunEnded(key, attempt, self.work.nbytes(key), duration_s, small=small)])
         self._start_jobs()
 
     def _skip(self, effect: fx.Skip) -> None:

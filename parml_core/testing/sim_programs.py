@@ -104,6 +104,11 @@ class Work:
         if id in self.killed_by and (killer is None or killer.worker is None or killer.worker.id != id):
             self.n_lost_workers += 1  # the scheduler has given up on that run, and cannot suspect it
 
+    def small(self, run: Assignment, value: int) -> bytes:
+        """The result as it travels with the news of it, if it is small."""
+        sendable = run.wanted and not self.jobs_unsendable(run.key)
+        return b"%d" % value if sendable and self.nbytes(run.key) < 1000 else b""
+
     def jobs_unsendable(self, key: Key) -> bool:
         return key in self.jobs and self.jobs[key].unsendable
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import operator
 import os
 import signal
@@ -21,7 +22,7 @@ import psutil
 import pytest
 
 from parml_core.client import Client, LocalCluster
-from parml_core.errors import SchedulerLost, WorkerKilled
+from parml_core.errors import SchedulerLost, WaitTimeout, WorkerKilled
 from parml_core.graph import Graph, Hints, Ref, Task
 
 BOUND_S = 20.0
@@ -303,6 +304,22 @@ def test_worker_that_falls_silent_is_not_waited_for(impatient: Scene, asked: str
     else:
         late = [client.submit(total, folder, f"late{x}", np.full(40_000, float(x))) for x in range(4)]
         assert client.gather(late, timeout_s=BOUND_S) == [x * 40_000.0 for x in range(4)]
+
+
+def test_small_result_is_here_with_the_news_of_it_whatever_becomes_of_its_worker(impatient: Scene) -> None:
+    """What `wait` has found finished is read without the worker; a large one is made again elsewhere."""
+    client = impatient.client
+    small, large = client.submit(math.factorial, 20), client.submit(np.ones, 100_000)
+    client.wait([small, large], timeout_s=BOUND_S)
+    pids = impatient.cluster.worker_pids().values()
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    assert small.result(timeout_s=1.0) == math.factorial(20)
+    with pytest.raises(WaitTimeout):
+        large.result(timeout_s=0.1)
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    assert large.result(BOUND_S).sum() == 100_000
 
 
 def test_worker_that_falls_silent_is_not_waited_for_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

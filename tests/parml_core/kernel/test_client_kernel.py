@@ -31,7 +31,7 @@ def test_news_of_a_future_that_was_released_are_no_news_of_a_later_one():
     kernel.release(first)
     second, new = held_by(kernel, "a")
     assert kernel.handle([m.KeysFailed(["a"], [LOST], [old])]) == []
-    assert kernel.handle([m.KeysReady(["a"], ["tcp://w"], [new])]) == [second]
+    assert kernel.handle([m.KeysReady(["a"], ["tcp://w"], [new], [b""])]) == [second]
     assert second.status == "finished"
 
 
@@ -40,7 +40,7 @@ def test_future_that_has_erred_stays_so():
     kernel = ClientKernel()
     record, want = held_by(kernel, "a")
     kernel.handle([m.KeysFailed(["a"], [m.Failure("raised", "no", key="a")], [want])])
-    kernel.handle([m.KeysReady(["a"], ["tcp://w"], [want]), m.KeysPending(["a"], [want])])
+    kernel.handle([m.KeysReady(["a"], ["tcp://w"], [want], [b""]), m.KeysPending(["a"], [want])])
     assert record.status == "erred"
 
 
@@ -48,9 +48,9 @@ def test_result_that_is_computed_again_is_pending_meanwhile():
     """Its holder was lost; the next holder comes with the news that it is ready."""
     kernel = ClientKernel()
     record, want = held_by(kernel, "a")
-    kernel.handle([m.KeysReady(["a"], ["tcp://w0"], [want]), m.KeysPending(["a"], [want])])
+    kernel.handle([m.KeysReady(["a"], ["tcp://w0"], [want], [b""]), m.KeysPending(["a"], [want])])
     assert (record.status, record.holder) == ("pending", "")
-    kernel.handle([m.KeysReady(["a"], ["tcp://w1"], [want])])
+    kernel.handle([m.KeysReady(["a"], ["tcp://w1"], [want], [b""])])
     assert (record.status, record.holder) == ("finished", "tcp://w1")
 
 
@@ -64,7 +64,7 @@ def test_cancelled_key_that_is_asked_for_again_is_a_new_future():
     kernel.handle([m.KeysFailed(["a"], [LOST], [old])])
     assert (first.status, second.status) == ("cancelled", "pending")
     assert not kernel.release(first)
-    kernel.handle([m.KeysReady(["a"], ["tcp://w"], [new])])
+    kernel.handle([m.KeysReady(["a"], ["tcp://w"], [new], [b""])])
     assert second.status == "finished"
 
 
@@ -72,7 +72,7 @@ def test_cancel_of_what_has_ended_changes_nothing():
     """A result that is there stays."""
     kernel = ClientKernel()
     record, want = held_by(kernel, "a")
-    kernel.handle([m.KeysReady(["a"], ["tcp://w"], [want])])
+    kernel.handle([m.KeysReady(["a"], ["tcp://w"], [want], [b""])])
     assert kernel.cancel(["a"]) == [] and record.status == "finished"
 
 

@@ -246,8 +246,8 @@ def test_holder_that_cannot_be_reached_is_tried_again_with_pauses_then_made_agai
     assert "'w1' did not reach tcp://w0" in failed.failures[0].text
 
 
-def test_functions_are_sent_once_to_a_worker_and_forgotten_with_their_last_task(dialogue, task, heard):
-    """The bytes of a function travel with its first task only; a worker that joins later gets them too."""
+def test_functions_are_sent_once_to_a_worker_and_forgotten_some_time_after_their_last_task(dialogue, task, heard):
+    """The bytes of a function travel with its first task only, also to tasks that come soon after the last one is gone."""
     d = dialogue()
     d.worker("w0")
     outbox = d.submits("c", task("f-0"), task("f-1"))
@@ -256,5 +256,38 @@ def test_functions_are_sent_once_to_a_worker_and_forgotten_with_their_last_task(
     assert heard(d.finishes("w0", "f-0", "f-1"), "w0", m.Compute)[0].functions == {}
     d.finishes("w0", "f-2")
     outbox = d.says("c", m.Release(["f-0", "f-1", "f-2"]))
+    assert heard(outbox, "w0", m.ForgetFunctions) == []
+    assert heard(d.submits("c", task("f-3")), "w0", m.Compute)[0].functions == {}
+    d.finishes("w0", "f-3")
+    d.says("c", m.Release(["f-3"]))
+    outbox = d.tick(d.kernel.policy.function_idle_s + 1)
     assert heard(outbox, "w0", m.ForgetFunctions) == [m.ForgetFunctions(["f-f"])]
     assert d.kernel.functions == {}
+
+
+def test_large_function_is_forgotten_with_its_last_task(dialogue, task, heard):
+    """What a closure holds does not outlive the tasks that need it."""
+    d = dialogue()
+    d.worker("w0")
+    spec = task("f-0")
+    d.client("c")
+    d.says("c", m.Submit({spec.fn: bytes(100_000)}, [spec], ["f-0"], 1))
+    d.finishes("w0", "f-0")
+    outbox = d.says("c", m.Release(["f-0"]))
+    assert heard(outbox, "w0", m.ForgetFunctions) == [m.ForgetFunctions([spec.fn])]
+
+
+def test_small_result_travels_with_the_news_and_is_not_kept(dialogue, task, heard):
+    """A worker is told whose result somebody waits for; who asks later is told where it is."""
+    d = dialogue()
+    d.worker("w0")
+    [compute] = heard(d.submits("c", task("b", "a"), task("a"), wants=["b"]), "w0", m.Compute)
+    assert [(run.key, run.wanted) for run in compute.tasks] == [("a", False)]
+    [compute] = heard(d.finishes("w0", "a"), "w0", m.Compute)
+    [run] = compute.tasks
+    assert run.wanted
+    [ready] = heard(d.says("w0", m.Finished([m.Done("b", run.attempt, 8, 0.1, b"pickle")])), "c", m.KeysReady)
+    assert (ready.keys, ready.small) == (["b"], [b"pickle"])
+    d.client("other")
+    [ready] = heard(d.says("other", m.Want(["b"], 1)), "other", m.KeysReady)
+    assert (ready.keys, ready.small) == (["b"], [b""])
