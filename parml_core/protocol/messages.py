@@ -424,11 +424,25 @@ FromWorker: TypeAlias = Finished | Failed | InputsMissing | Returned | Copied | 
 # --- anybody ↔ worker: the data plane ----------------------------------------------------------------------------------
 
 
+class Loan(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """
+    Where the buffers of a value lie for processes of the same host: in an open file of its owner (`store.shared`).
+
+    `lengths` are those of the buffers; `inode` tells the file from another one that has its descriptor by now.
+    """
+
+    pid: int
+    fd: int
+    inode: int
+    lengths: list[int]
+
+
 class GetValues(Message):
-    """Send these values. → `Values`."""
+    """Send these values. → `Values`. `place`: a holder there may lend large ones instead; empty: it shall send all of them."""
 
     request: int
     keys: list[Key]
+    place: str = ""
 
 
 class PutValues(Message):
@@ -447,13 +461,14 @@ class Values(Message):
     """
     Values as pickle-5 heads, buffers out of band. ``heads[i]`` is None where the worker does not have keys[i].
 
-    `failures` tells for a key that is there but cannot be pickled why: its head is None too.
+    `failures` tells for a key that is there but cannot be pickled why: its head is None too. Buffers of `loans` are not sent.
     """
 
     request: int
     heads: list[bytes | None]
     buffers: list[int]
     failures: dict[Key, Failure] = {}
+    loans: dict[Key, Loan] = {}
 
 
 class PutDone(Message):

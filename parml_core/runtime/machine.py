@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import numbers
 import os
 import re
+import resource
 from pathlib import Path
 
 from parml_core.errors import ConfigError
@@ -45,6 +47,13 @@ def memory_bytes() -> int:
             if text.isdigit() and int(text) > 0:
                 total = min(total, int(text))
     return total
+
+
+def allow_open_files() -> None:
+    """As many open files as this process may allow itself."""
+    with contextlib.suppress(OSError, ValueError):
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def parse_bytes(size: int | str) -> int:

@@ -15,6 +15,7 @@ from parml_core.config import Settings
 from parml_core.errors import ConnectionLost, ParmlError
 from parml_core.protocol.messages import FromData, GetValues, Hello, PutDone, PutValues, Values, decoder_of, encoder
 from parml_core.protocol.serialize import Serialized
+from parml_core.store.shared import Segment, this_place
 from parml_core.typing import Address, Buffer, Key
 
 
@@ -115,8 +116,39 @@ class DataLink:
 
     async def get(self, keys: Sequence[Key]) -> tuple[Values, list[Serialized | None]]:
         """The answer, and for each key its value or None. Raises ConnectionLost."""
+        return await self._get(keys, "")
+
+    async def borrow(self, keys: Sequence[Key], *, keep: bool) -> tuple[Values, list[Serialized | None], dict[Key, Segment]]:
+        """
+        As `get`; of a worker on this host large values are not copied: their buffers are memory of both, read-only.
+
+        `keep`: they shall be lent in turn, by the segments that come with them.
+        """
+        answer, values = await self._get(keys, this_place())
+        segments: dict[Key, Segment] = {}
+        gone = []
+        for i, key in enumerate(keys):
+            loan, value = answer.loans.get(key), values[i]
+            if loan is None or value is None:
+                continue
+            try:
+                segment = Segment.borrow(loan, keep=keep)
+            except OSError:  # dropped meanwhile, or this process may not look into that one
+                gone.append(i)
+                continue
+            values[i] = Serialized(value.head, list(segment.buffers))
+            if keep:
+                segments[key] = segment
+        if gone:
+            again, sent = await self.get([keys[i] for i in gone])
+            answer.failures.update(again.failures)
+            for i, value in zip(gone, sent, strict=True):
+                values[i] = value
+        return answer, values, segments
+
+    async def _get(self, keys: Sequence[Key], place: str) -> tuple[Values, list[Serialized | None]]:
         self._n_requests += 1
-        values, buffers = await self._ask(self._n_requests, GetValues(self._n_requests, list(keys)), ())
+        values, buffers = await self._ask(self._n_requests, GetValues(self._n_requests, list(keys), place), ())
         return values, unpack(values.heads, values.buffers, buffers)
 
     async def put(self, keys: Sequence[Key], values: Sequence[Serialized]) -> list[int]:

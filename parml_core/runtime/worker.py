@@ -44,11 +44,13 @@ from parml_core.protocol.messages import (
 )
 from parml_core.protocol.serialize import Serialized, failure_of
 from parml_core.runtime.executor import Executor, Job, Outcome
+from parml_core.runtime.machine import allow_open_files
 from parml_core.runtime.nanny_link import NannyLink
 from parml_core.runtime.peer import Conversation, DataLinks, limits_of, unpack
 from parml_core.runtime.rank import RankNotStarted, RankProcess
 from parml_core.runtime.specs import RankSpec, Ready, WorkerSpec, tell_ready
 from parml_core.store.memory import MemoryStore
+from parml_core.store.shared import this_place
 from parml_core.typing import Key
 
 log = logging.getLogger("parml.worker")
@@ -303,7 +305,7 @@ class Worker:
     async def _fetch(self, effect: fx.Fetch) -> None:
         try:
             link = await self._links.to(effect.peer)
-            answer, values = await link.get(effect.keys)
+            answer, values, segments = await link.borrow(effect.keys, keep=True)
         except (ParmlError, OSError) as error:
             log.info("worker %s could not fetch from %s: %s", self.spec.name, effect.peer, error)
             self._handle([ev.FetchFailed(effect.peer, effect.keys)])
@@ -311,7 +313,7 @@ class Worker:
         here, absent = [], []
         for key, value in zip(effect.keys, values, strict=True):
             if value is not None:
-                self.store.put_serialized(key, value)
+                self.store.put_serialized(key, value, segments.get(key))
                 here.append((key, value.nbytes))
             elif key not in answer.failures:
                 absent.append(key)
@@ -337,23 +339,28 @@ class Worker:
         counts: list[int] = []
         out: list[Any] = []
         failures = {}
+        loans = {}
         sizes = self.kernel.values
+        lends = request.place != "" and request.place == this_place()
         for key in request.keys:
             entry = self.store.entry(key)
-            serialized = None
+            serialized, loan = None, None
             if entry is not None:
+                pack = entry.lend if lends else entry.pack
                 try:
                     if sizes.get(key, 0) > _PICKLE_ASIDE_BYTES:
-                        serialized = await asyncio.to_thread(entry.serialized)
+                        serialized, loan = await asyncio.to_thread(pack)
                     else:
-                        serialized = entry.serialized()
+                        serialized, loan = pack()
                 except ParmlError as error:
                     failures[key] = failure_of(error, key=key, worker=self.spec.name)
+            if loan is not None:
+                loans[key] = loan
+            buffers = [] if serialized is None or loan is not None else serialized.buffers
             heads.append(None if serialized is None else serialized.head)
-            counts.append(0 if serialized is None else len(serialized.buffers))
-            if serialized is not None:
-                out.extend(serialized.buffers)
-        return Values(request.request, heads, counts, failures), out
+            counts.append(len(buffers))
+            out.extend(buffers)
+        return Values(request.request, heads, counts, failures, loans), out
 
     def _keep(self, request: PutValues, buffers: Sequence[memoryview]) -> PutDone:
         sizes = []
@@ -392,4 +399,5 @@ def main(spec: WorkerSpec, nanny_fd: int = -1, engine: Engine | None = None) -> 
         The worker should be started again: the scheduler took it for lost, or it met an error of its own.
     """
     gc.set_threshold(50_000, 20, 50)  # every task leaves a few records behind; cycles among them are rare
+    allow_open_files()  # each value in shared memory is one
     asyncio.run(_serve(spec, nanny_fd, engine))

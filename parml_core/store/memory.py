@@ -2,29 +2,36 @@
 The values that a worker holds, in memory.
 
 A value may be here as an object (a task made it), as bytes (it came from a peer), or as both. Bytes become an object when a
-task first needs it, on that task's thread. Tasks share the objects, so arrays are read-only, and each task gets a pandas
-object of its own, which copies nothing before somebody writes to it.
+task first needs it, on that task's thread. What another process of this host asks for moves into memory that both map.
+Tasks share the objects, so arrays are read-only, and each task gets a pandas object of its own, which copies nothing before
+somebody writes to it.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from parml_core.protocol.frames import nbytes_of
+from parml_core.protocol.messages import Loan
 from parml_core.protocol.serialize import Serialized, dumps, loads
+from parml_core.store.shared import SHARED_BYTES, Segment
 from parml_core.typing import Key
 
 _NOTHING: Any = object()
+_lending = threading.Lock()  # two readers of a value get the same segment
 
 
 class Entry:
-    """One value."""
+    """One value. `segment`: where its buffers are, if that is memory of several processes."""
 
-    __slots__ = ("_serialized", "_value")
+    __slots__ = ("_segment", "_serialized", "_value")
 
-    def __init__(self, value: Any = _NOTHING, serialized: Serialized | None = None) -> None:
+    def __init__(self, value: Any = _NOTHING, serialized: Serialized | None = None, segment: Segment | None = None) -> None:
         self._value = value
         self._serialized = serialized
+        self._segment = segment
 
     def value(self) -> Any:
         """The object, for one task: an array that it cannot write to, a pandas object of its own, or else what all share."""
@@ -41,6 +48,28 @@ class Entry:
         if self._serialized is not None:
             return self._serialized
         return dumps(self._value)
+
+    def pack(self) -> tuple[Serialized, Loan | None]:
+        """As bytes that are to be sent."""
+        return self.serialized(), None
+
+    def lend(self) -> tuple[Serialized, Loan | None]:
+        """
+        As bytes, and how other processes of this host can map the buffers; None where that is not worth it or not possible.
+
+        From the first time on the value is in shared memory alone: what tasks get has its buffers there.
+        """
+        with _lending:
+            serialized = self.serialized()
+            if self._segment is None and sum(map(nbytes_of, serialized.buffers)) >= SHARED_BYTES:
+                try:
+                    segment = Segment.of(serialized.buffers)
+                except OSError:  # no memory or descriptor left for it: the bytes can be sent
+                    return serialized, None
+                self._serialized = serialized = Serialized(serialized.head, list(segment.buffers))
+                self._segment = segment
+                self._value = _NOTHING
+            return serialized, None if self._segment is None else self._segment.loan()
 
 
 class MemoryStore:
@@ -64,8 +93,8 @@ class MemoryStore:
     def put(self, key: Key, value: Any) -> None:
         self._entries[key] = Entry(value)
 
-    def put_serialized(self, key: Key, serialized: Serialized) -> None:
-        self._entries[key] = Entry(serialized=serialized)
+    def put_serialized(self, key: Key, serialized: Serialized, segment: Segment | None = None) -> None:
+        self._entries[key] = Entry(serialized=serialized, segment=segment)
 
     def entry(self, key: Key) -> Entry | None:
         return self._entries.get(key)

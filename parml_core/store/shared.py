@@ -1,0 +1,164 @@
+"""
+Values that the processes of one host have in common: the buffers of a value in memory that each of them maps.
+
+A segment is a file in memory that has no name. Its owner tells others a `Loan`, by which they open it through ``/proc``; it is
+gone when the last process that has it is gone, whatever ended them, so nothing can be left behind. Before anybody else sees
+it, it is sealed: nobody can ever write to it or cut it short.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import functools
+import mmap
+import os
+import weakref
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from parml_core.protocol.frames import nbytes_of
+from parml_core.protocol.messages import Loan
+from parml_core.typing import Buffer
+
+SHARED_BYTES = 64 * 1024
+"""Buffers that are larger together are worth a segment."""
+
+_ALIGN = 64  # what vectorised code likes its arrays to begin at
+
+
+@functools.cache
+def this_place() -> str:
+    """
+    Names all processes that could open each other's segments; empty where none could.
+
+    Examples
+    --------
+    >>> this_place() == this_place()
+    True
+    """
+    if not hasattr(os, "memfd_create") or not hasattr(fcntl, "F_ADD_SEALS"):
+        return ""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{os.readlink('/proc/self/ns/pid')}/{os.getuid()}"
+    return ""
+
+
+class Segment:
+    """
+    Buffers that other processes of this host can map.
+
+    Attributes
+    ----------
+    buffers : list of memoryview
+        Read-only.
+    nbytes : int
+
+    Examples
+    --------
+    >>> segment = Segment.of([b"abc", bytes(100)])
+    >>> [bytes(buffer[:3]) for buffer in Segment.borrow(segment.loan(), keep=False).buffers]
+    [b'abc', b'\\x00\\x00\\x00']
+    """
+
+    __slots__ = ("_fd", "_inode", "_lengths", "buffers", "nbytes")
+
+    def __init__(self, fd: int, lengths: Sequence[int]) -> None:
+        """Map an open segment, and own its descriptor."""
+        self._lengths = list(lengths)
+        self._inode = os.fstat(fd).st_ino
+        offsets, self.nbytes = _layout(lengths)
+        whole = _mapped(fd, self.nbytes) if self.nbytes else memoryview(b"")
+        self.buffers = [whole[offset : offset + length] for offset, length in zip(offsets, lengths, strict=True)]
+        self._fd = fd  # from here on it is this object's to close
+
+    def __del__(self) -> None:
+        if getattr(self, "_fd", -1) >= 0:
+            os.close(self._fd)  # what was mapped stays mapped as long as a buffer is used
+
+    @classmethod
+    def of(cls, buffers: Sequence[Buffer]) -> Segment:
+        """Copy buffers into a new segment. Raises OSError where there is no memory or no descriptor for it."""
+        lengths = [nbytes_of(buffer) for buffer in buffers]
+        offsets, nbytes = _layout(lengths)
+        fd = os.memfd_create("parml", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(fd, nbytes)
+            for buffer, offset in zip(buffers, offsets, strict=True):
+                view, done = memoryview(buffer).cast("B"), 0
+                while done < len(view):  # written, not mapped: the kernel need not clear the pages first
+                    done += os.pwrite(fd, view[done:], offset + done)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+            return cls(fd, lengths)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    @classmethod
+    def borrow(cls, loan: Loan, *, keep: bool) -> Segment:
+        """
+        Map a segment of another process.
+
+        Parameters
+        ----------
+        loan : Loan
+        keep : bool
+            Whether it shall be possible to lend it to others in turn, which costs a descriptor.
+
+        Raises
+        ------
+        OSError
+            It is not there any more, or its owner is out of reach.
+        """
+        fd = os.open(f"/proc/{loan.pid}/fd/{loan.fd}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            found = os.fstat(fd)
+            if found.st_ino != loan.inode or found.st_size != _layout(loan.lengths)[1]:
+                raise FileNotFoundError(f"descriptor {loan.fd} of process {loan.pid} is another file by now")
+            segment = cls(fd, loan.lengths)
+        except BaseException:
+            os.close(fd)
+            raise
+        if not keep:
+            os.close(fd)
+            segment._fd = -1
+        return segment
+
+    def loan(self) -> Loan:
+        """What another process of this host needs to know to map it, as long as this object lives."""
+        return Loan(os.getpid(), self._fd, self._inode, self._lengths)
+
+
+def _mapped(fd: int, nbytes: int) -> memoryview:
+    """
+    The content of a file as memory, as long as a part of the view is used.
+
+    Like `mmap.mmap`, which however keeps a descriptor of its own open for each mapping (up to Python 3.12 without a choice).
+    """
+    address = _libc().mmap(None, nbytes, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
+    if address == ctypes.c_void_p(-1).value:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    memory = (ctypes.c_char * nbytes).from_address(address)
+    weakref.finalize(memory, _libc().munmap, address, nbytes).atexit = False
+    return memoryview(memory).cast("B").toreadonly()
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+    libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+    return libc
+
+
+def _layout(lengths: Sequence[int]) -> tuple[list[int], int]:
+    """Where each buffer begins, and where the last one ends."""
+    offsets, end = [], 0
+    for length in lengths:
+        start = -(-end // _ALIGN) * _ALIGN
+        offsets.append(start)
+        end = start + length
+    return offsets, end
