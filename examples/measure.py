@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -23,13 +24,16 @@ class Report:
     values: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     peak_bytes: int = 0
+    step_bytes: dict[str, tuple[int, int]] = field(default_factory=dict)  # by step the least and the most that was seen
     returncode: int = 0
     error_text: str = ""
 
 
 def memory_of(pids: Iterable[int]) -> int:
     """
-    Bytes that these processes and all their descendants occupy; a page that n of them share counts once, not n times.
+    Bytes that these processes and all their descendants occupy.
+
+    A page that n of them share counts once, not n times; a file in memory counts whole, also where nobody has mapped it yet.
 
     Examples
     --------
@@ -44,13 +48,31 @@ def memory_of(pids: Iterable[int]) -> int:
             family.update({p.pid: p for p in [process, *process.children(recursive=True)]})
         except psutil.Error:
             continue
-    total = 0
-    for process in family.values():
+    private = shared = 0
+    files: dict[int, int] = {}
+    for pid in family:
         try:
-            total += process.memory_full_info().pss
-        except psutil.Error:
+            with open(f"/proc/{pid}/smaps_rollup") as rollup:
+                parts = {line.split()[0]: int(line.split()[1]) * 1024 for line in rollup if line.startswith("Pss_")}
+            files.update(_files_in_memory(pid))
+        except OSError:
             continue
-    return total
+        private += parts["Pss_Anon:"] + parts["Pss_File:"]
+        shared += parts["Pss_Shmem:"]
+    return private + max(shared, sum(files.values()))
+
+
+def _files_in_memory(pid: int) -> dict[int, int]:
+    """Bytes by inode."""
+    found = {}
+    for fd in os.scandir(f"/proc/{pid}/fd"):
+        try:
+            if os.readlink(fd.path).startswith("/memfd:"):
+                status = os.stat(fd.path)
+                found[status.st_ino] = status.st_blocks * 512
+        except OSError:
+            continue
+    return found
 
 
 def run_watched(command: list[str], on_step: Callable[[str], None]) -> Report:
@@ -69,10 +91,15 @@ def run_watched(command: list[str], on_step: Callable[[str], None]) -> Report:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         watched = {process.pid}
         ended = threading.Event()
+        step = ""
 
         def sample() -> None:
             while not ended.wait(SAMPLE_EVERY_S):
-                report.peak_bytes = max(report.peak_bytes, memory_of(list(watched)))
+                before, used = step, memory_of(list(watched))
+                report.peak_bytes = max(report.peak_bytes, used)
+                if before == step:
+                    least, most = report.step_bytes.get(step, (used, used))
+                    report.step_bytes[step] = min(least, used), max(most, used)
 
         errors: list[str] = []
         assert process.stdout is not None and process.stderr is not None
@@ -88,7 +115,8 @@ def run_watched(command: list[str], on_step: Callable[[str], None]) -> Report:
                 said = json.loads(line)
                 watched.update(said.pop("pids", []))
                 if "step" in said:
-                    on_step(said.pop("step"))
+                    step = said.pop("step")
+                    on_step(step)
                 report.values.update(said)
         finally:
             report.returncode = process.wait()

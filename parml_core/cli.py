@@ -85,6 +85,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--resources", type=_resources, default={}, metavar="NAME=AMOUNT,…", help="what the worker has, such as GPU=1"
     )
+    command.add_argument(
+        "--preload", action="append", default=[], metavar="MODULE", help="import it ahead for trainings, such as parml.xgboost"
+    )
     command.set_defaults(run=_run_worker)
 
     command = commands.add_parser("info", help="show a cluster's workers and tasks")
@@ -203,6 +206,7 @@ def _run_worker(args: argparse.Namespace, parser: argparse.ArgumentParser) -> in
     )
     with contextlib.closing(host.supervise()) as supervisor:
         host.start_workers(supervisor, [spec])
+        supervisor.foresee(args.preload)
         limit = f"{spec.memory_bytes / 2**30:.1f} GiB" if spec.memory_bytes else "no limit of"
         _say(f"Worker {spec.name} works for {spec.scheduler}: {spec.nthreads} threads, {limit} memory")
         return _until_end(supervisor, spec.name)

@@ -19,5 +19,8 @@ from parml.lightgbm.data import Dataset
 from parml.lightgbm.predict import predict
 from parml.lightgbm.sklearn import LGBMClassifier, LGBMRanker, LGBMRegressor
 from parml.lightgbm.train import train
+from parml_core.engine.registry import foresee
 
 __all__ = ["Dataset", "LGBMClassifier", "LGBMRanker", "LGBMRegressor", "predict", "train"]
+
+foresee("parml.lightgbm")

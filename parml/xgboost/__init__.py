@@ -20,6 +20,7 @@ from parml.xgboost.data import DMatrix, QuantileDMatrix
 from parml.xgboost.predict import inplace_predict, predict
 from parml.xgboost.sklearn import XGBClassifier, XGBRanker, XGBRegressor, XGBRFClassifier, XGBRFRegressor
 from parml.xgboost.train import train
+from parml_core.engine.registry import foresee
 
 __all__ = [
     "DMatrix",
@@ -34,3 +35,5 @@ __all__ = [
     "predict",
     "train",
 ]
+
+foresee("parml.xgboost")

@@ -8,13 +8,14 @@ import shutil
 import tempfile
 import warnings
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from parml_core.comm.base import Credentials
 from parml_core.config import resolve
 from parml_core.deploy.host import SCHEDULER, start_scheduler, start_workers, supervise
 from parml_core.deploy.scheduler_file import SchedulerFile, write_scheduler_file
+from parml_core.engine.registry import foreseen
 from parml_core.runtime.machine import memory_limit as limit_of
 from parml_core.runtime.machine import shape
 from parml_core.runtime.specs import SchedulerSpec, WorkerSpec
@@ -41,6 +42,9 @@ class LocalCluster:
         Workers are called by this name and a number.
     resources : dict of str to float, optional
         What each worker has, for tasks that ask for it.
+    preload : sequence of str, optional
+        Modules that processes of trainings will need, imported when nothing else is to be done. Default: the trainers that
+        this process has imported.
     settings : mapping, optional
         Overrides of `parml_core.config.Settings`.
 
@@ -74,6 +78,7 @@ class LocalCluster:
         dashboard_port: int | Literal["auto"] | None = "auto",
         name: str = "worker",
         resources: Mapping[str, float] | None = None,
+        preload: Sequence[str] | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         count, nthreads = shape(n_workers, threads_per_worker)
@@ -107,6 +112,7 @@ class LocalCluster:
                     for i in range(count)
                 ],
             )
+            self._supervisor.foresee(foreseen() if preload is None else preload)
         except BaseException:
             self.close()
             raise

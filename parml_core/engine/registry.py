@@ -10,11 +10,12 @@ from parml_core.engine.base import Engine
 from parml_core.engine.context import use
 from parml_core.engine.threads import ThreadsEngine
 
-__all__ = ["current_engine", "explicit_engine", "resolve", "set_default", "use"]
+__all__ = ["current_engine", "explicit_engine", "foresee", "foreseen", "resolve", "set_default", "use"]
 
 _default: Engine | None = None
 _of_process: ThreadsEngine | None = None
 _making = threading.Lock()
+_foreseen: dict[str, None] = {}
 
 
 def set_default(engine: Engine | None) -> None:
@@ -46,6 +47,28 @@ def current_engine() -> Engine:
         if _of_process is None:
             _of_process = ThreadsEngine()
         return _of_process
+
+
+def foresee(module: str) -> None:
+    """
+    Whoever uses this process will need `module` in ranks of gangs: a cluster that it starts imports it when it has time.
+
+    A trainer calls it when it is imported itself. The first training then does not wait for its library.
+    """
+    _foreseen[module] = None
+
+
+def foreseen() -> list[str]:
+    """
+    The modules that `foresee` was told.
+
+    Examples
+    --------
+    >>> foresee("json")
+    >>> "json" in foreseen()
+    True
+    """
+    return list(_foreseen)
 
 
 def resolve(engine: Any) -> Engine:

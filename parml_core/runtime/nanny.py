@@ -30,6 +30,7 @@ from parml_core.runtime.nanny_protocol import (
     GRACE_S,
     Event,
     Exited,
+    Foresee,
     GaveUp,
     Kill,
     NotSpawned,
@@ -88,6 +89,7 @@ class Nanny:
         self._peers: list[_Peer] = []
         self._kill_at: float | None = None  # set: everything is ending, and at this time it is killed
         self._terminated = False
+        self._foreseen: deque[str] = deque()  # modules to import
         self._selector = selectors.DefaultSelector()
         self._wakeup, self._signalled = socket.socketpair()
         for end in (self._wakeup, self._signalled):
@@ -104,7 +106,8 @@ class Nanny:
         next_tick = time.monotonic()
         while self._kill_at is None or self._children:
             self._watch_for_room()
-            for key, mask in self._selector.select(max(0.0, next_tick - time.monotonic())):
+            events = self._selector.select(max(0.0, next_tick - time.monotonic()))
+            for key, mask in events:
                 if key.data is None:
                     self._drain_wakeup()
                 else:
@@ -114,6 +117,8 @@ class Nanny:
                 self._end_all()
             if time.monotonic() >= next_tick:
                 self._tick()
+                if self._foreseen and not events and self._kill_at is None:
+                    self._import_what_can_be(self._foreseen.popleft())
                 next_tick = time.monotonic() + TICK_S
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -166,6 +171,8 @@ class Nanny:
             child = self._children.get(message.pid)
             if child is not None and child.owner is peer:
                 self._kill(child, "")
+        elif isinstance(message, Foresee):
+            self._foreseen.extend(message.modules)
         elif isinstance(message, Works):
             for child in self._children.values():
                 if child.link is peer:
@@ -182,10 +189,14 @@ class Nanny:
         else:
             os.environ["PYTHONPATH"] = setup.pythonpath
         for module in setup.preload:
-            try:
-                import_once(module)
-            except CannotStart as error:  # whoever needs it will be told
-                log.warning("%s", error)
+            self._import_what_can_be(module)
+
+    @staticmethod
+    def _import_what_can_be(module: str) -> None:
+        try:
+            import_once(module)
+        except CannotStart as error:  # whoever needs it will be told
+            log.warning("%s", error)
 
     def _tell(self, peer: _Peer, event: Event) -> None:
         if not peer.gone:

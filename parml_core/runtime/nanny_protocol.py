@@ -91,6 +91,12 @@ class Works(msgspec.Struct, tag=True):
     """A child does what it was forked for: if it dies now, that is no reason not to start it again."""
 
 
+class Foresee(msgspec.Struct, tag=True):
+    """Processes to come will need these modules: import them when nothing else is to be done."""
+
+    modules: list[str]
+
+
 class Spawned(msgspec.Struct, tag=True):
     """A process runs. ``request=0``: nobody asked, it was restarted."""
 
@@ -133,7 +139,7 @@ class GaveUp(msgspec.Struct, tag=True):
     text: str
 
 
-Request = Setup | Spawn | Kill | Works
+Request = Setup | Spawn | Kill | Works | Foresee
 Event = Spawned | NotSpawned | Exited | GaveUp
 
 _encoder = msgspec.msgpack.Encoder()

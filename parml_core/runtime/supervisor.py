@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from parml_core.errors import ClusterError, ConnectionLost
-from parml_core.runtime.nanny_protocol import GRACE_S, Event, Exited, GaveUp, Spawn, Spawned, launch
+from parml_core.runtime.nanny_protocol import GRACE_S, Event, Exited, Foresee, GaveUp, Spawn, Spawned, launch
 from parml_core.runtime.specs import Ready, parse_ready
 
 _living: weakref.WeakSet[Supervisor] = weakref.WeakSet()
@@ -83,6 +83,12 @@ class Supervisor:
             return answer.result(timeout_s)
         except TimeoutError:
             raise ClusterError(f"expected the nanny to start {spawn.name} within {timeout_s:g} s, found no answer") from None
+
+    def foresee(self, modules: Sequence[str]) -> None:
+        """Have the nanny import what processes to come will need, when it has nothing else to do."""
+        with self._lock:
+            if modules and not self._closed:
+                self._packets.send(Foresee(list(modules)))
 
     def wait(self, name: str) -> str:
         """

@@ -309,3 +309,18 @@ def test_nanny_twenty_cycles_leave_descriptors_and_threads_as_they_were() -> Non
     for _ in range(20):
         Supervisor().close()
     assert (me.num_fds(), me.num_threads(), len(me.children())) == before
+
+
+def test_foreseen_module_is_imported_when_nothing_else_is_to_be_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for all processes to come; one that cannot be imported harms nobody."""
+    (tmp_path / "needed_later.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'a').write('once ')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    supervisor = Supervisor()
+    try:
+        supervisor.foresee(["no_such_module", "needed_later"])
+        until((tmp_path / "imported").exists, "the module to be imported")
+        _, read = spawn(supervisor, "tell")
+        os.close(read)
+        assert (tmp_path / "imported").read_text() == "once "
+    finally:
+        supervisor.close()
