@@ -180,7 +180,7 @@ def test_worker_killed_during_map_costs_only_what_it_had(scene: Scene) -> None:
     until(lambda: scene.ran_on(victim) >= 20, "the worker to have done something")
     scene.kill("worker-0")
     assert scene.client.gather(futures, timeout_s=BOUND_S) == [x * x for x in range(300)]
-    assert set(scene.runs_elsewhere().values()) == {1}
+    until(lambda: set(scene.runs_elsewhere().values()) == {1}, "each lost result to be made again, and nothing twice")
     assert set(scene.runs()) == set(map(str, range(300)))
     scene.back("worker-0")
 
@@ -195,7 +195,7 @@ def test_workers_killed_one_after_the_other_cost_only_what_they_had(scene: Scene
     scene.back("worker-1")
     scene.kill("worker-0")
     assert scene.client.gather(futures, timeout_s=BOUND_S) == [x * x for x in range(300)]
-    assert set(scene.runs_elsewhere().values()) == {1}
+    until(lambda: set(scene.runs_elsewhere().values()) == {1}, "each lost result to be made again, and nothing twice")
     scene.back("worker-0")
 
 
@@ -210,7 +210,7 @@ def test_all_workers_killed_at_once_lose_arguments_that_the_client_sends_again(s
         scene.kill(name)
     assert scene.client.gather(futures, timeout_s=BOUND_S) == expected
     assert scene.client.submit(total, scene.folder, "more", scattered).result(BOUND_S) == 30_000
-    assert {name: n for name, n in scene.runs_elsewhere().items() if n != 1} == {}
+    until(lambda: all(n == 1 for n in scene.runs_elsewhere().values()), "each lost result to be made again, once")
 
 
 def test_argument_that_is_changed_after_the_call_does_not_change_the_answer(scene: Scene) -> None:
