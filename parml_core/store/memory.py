@@ -61,7 +61,9 @@ class Entry:
         """
         with _lending:
             serialized = self.serialized()
-            if self._segment is None and sum(map(nbytes_of, serialized.buffers)) >= SHARED_BYTES:
+            # A large pickle has to be read before it is of use: lent, it would be there beside what was read.
+            in_place = serialized.head != b"" and sum(map(nbytes_of, serialized.buffers)) >= SHARED_BYTES
+            if self._segment is None and in_place:
                 try:
                     segment = Segment.of(serialized.buffers)
                 except OSError:  # no memory or descriptor left for it: the bytes can be sent

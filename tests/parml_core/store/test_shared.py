@@ -117,6 +117,7 @@ def test_entry_that_is_lent_moves_into_the_segment() -> None:
     assert entry.value()["a"].to_numpy().base is not None
     assert not entry.value()["a"].to_numpy().flags.writeable
     assert Entry(np.arange(10)).lend()[1] is None  # too small to be worth it
+    assert Entry([str(i) for i in range(BIG)]).lend()[1] is None  # cannot be used where it lies
 
 
 def test_entry_without_a_descriptor_left_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
