@@ -12,6 +12,7 @@ from parml_core.errors import ParmlError
 from parml_core.kernel.client import Held
 from parml_core.protocol import messages as m
 from parml_core.protocol.serialize import Serialized, dumps
+from parml_core.store.shared import share
 from parml_core.typing import Address, Key
 
 if TYPE_CHECKING:
@@ -20,13 +21,16 @@ if TYPE_CHECKING:
 log = logging.getLogger("parml.client")
 
 
-def snapshot(value: Any) -> Serialized:
+def snapshot(value: Any, *, local: bool) -> Serialized:
     """
     A value as it is now: what its owner later writes into its arrays reaches no task, also when it has to be sent again.
 
-    Memory that nobody can write to is not copied.
+    `local`: workers may be on this host. Then a large value is copied to where they can map it, which is its only copy. Else
+    memory that nobody can write to is not copied.
     """
     taken = dumps(value)
+    if local and (shared := share(taken)) is not taken:
+        return shared
     return Serialized(taken.head, [b if memoryview(b).readonly else bytes(b) for b in taken.buffers])
 
 

@@ -446,12 +446,18 @@ class GetValues(Message):
 
 
 class PutValues(Message):
-    """Keep these values (heads here, buffers out of band): ``buffers[i]`` of the frame's belong to keys[i]. → `PutDone`."""
+    """
+    Keep these values (heads here, buffers out of band): ``buffers[i]`` of the frame's belong to keys[i]. → `PutDone`.
+
+    The buffers of `loans` are not sent, but lent to a worker at `place`.
+    """
 
     request: int
     keys: list[Key]
     heads: list[bytes]
     buffers: list[int]
+    place: str = ""
+    loans: dict[Key, Loan] = {}
 
 
 ToData: TypeAlias = GetValues | PutValues
@@ -472,8 +478,10 @@ class Values(Message):
 
 
 class PutDone(Message):
+    """The values are kept, but for those of `refused`, whose loans could not be taken: they have to be sent."""
+
     request: int
-    nbytes: list[int]
+    refused: list[Key]
 
 
 FromData: TypeAlias = Values | PutDone

@@ -59,14 +59,17 @@ class Serialized:
         The pickle; empty when it is large, and then it is the first of the buffers.
     buffers : list of buffer
         The memory of the value's arrays itself, not a copy.
+    segment : object or None
+        The shared memory that the buffers lie in, where they lie in some (`store.shared`).
     nbytes : int
     """
 
-    __slots__ = ("buffers", "head", "nbytes")
+    __slots__ = ("buffers", "head", "nbytes", "segment")
 
-    def __init__(self, head: bytes, buffers: list[Buffer]) -> None:
+    def __init__(self, head: bytes, buffers: list[Buffer], segment: Any = None) -> None:
         self.head = head
         self.buffers = buffers
+        self.segment = segment
         self.nbytes = len(head) + sum(map(_nbytes, buffers))
 
     def __repr__(self) -> str:

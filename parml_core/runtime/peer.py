@@ -13,9 +13,9 @@ from parml_core.comm import connect
 from parml_core.comm.base import Comm, Credentials, Limits, my_versions
 from parml_core.config import Settings
 from parml_core.errors import ConnectionLost, ParmlError
-from parml_core.protocol.messages import FromData, GetValues, Hello, PutDone, PutValues, Values, decoder_of, encoder
+from parml_core.protocol.messages import FromData, GetValues, Hello, Loan, PutDone, PutValues, Values, decoder_of, encoder
 from parml_core.protocol.serialize import Serialized
-from parml_core.store.shared import Segment, this_place
+from parml_core.store.shared import borrow, loan_of, this_place
 from parml_core.typing import Address, Buffer, Key
 
 
@@ -118,46 +118,50 @@ class DataLink:
         """The answer, and for each key its value or None. Raises ConnectionLost."""
         return await self._get(keys, "")
 
-    async def borrow(self, keys: Sequence[Key], *, keep: bool) -> tuple[Values, list[Serialized | None], dict[Key, Segment]]:
+    async def borrow(self, keys: Sequence[Key], *, keep: bool) -> tuple[Values, list[Serialized | None]]:
         """
         As `get`; of a worker on this host large values are not copied: their buffers are memory of both, read-only.
 
-        `keep`: they shall be lent in turn, by the segments that come with them.
+        `keep`: they can be lent in turn.
         """
         answer, values = await self._get(keys, this_place())
-        segments: dict[Key, Segment] = {}
         gone = []
-        for i, key in enumerate(keys):
-            loan, value = answer.loans.get(key), values[i]
-            if loan is None or value is None:
-                continue
-            try:
-                segment = Segment.borrow(loan, keep=keep)
-            except OSError:  # dropped meanwhile, or this process may not look into that one
-                gone.append(i)
-                continue
-            values[i] = Serialized(value.head, list(segment.buffers))
-            if keep:
-                segments[key] = segment
+        for i, (key, value) in enumerate(zip(keys, values, strict=True)):
+            loan = answer.loans.get(key)
+            if loan is not None and value is not None:
+                try:
+                    values[i] = borrow(value.head, loan, keep=keep)
+                except OSError:  # dropped meanwhile, or this process may not look into that one
+                    gone.append(i)
         if gone:
             again, sent = await self.get([keys[i] for i in gone])
             answer.failures.update(again.failures)
             for i, value in zip(gone, sent, strict=True):
                 values[i] = value
-        return answer, values, segments
+        return answer, values
 
     async def _get(self, keys: Sequence[Key], place: str) -> tuple[Values, list[Serialized | None]]:
         self._n_requests += 1
         values, buffers = await self._ask(self._n_requests, GetValues(self._n_requests, list(keys), place), ())
         return values, unpack(values.heads, values.buffers, buffers)
 
-    async def put(self, keys: Sequence[Key], values: Sequence[Serialized]) -> list[int]:
-        """Let the worker keep these values; their sizes there. Raises ConnectionLost."""
+    async def put(self, keys: Sequence[Key], values: Sequence[Serialized]) -> None:
+        """Let the worker keep these values; those in shared memory it maps, where it can. Raises ConnectionLost."""
+        loans = {key: loan for key, value in zip(keys, values, strict=True) if (loan := loan_of(value)) is not None}
+        refused = await self._put(keys, values, loans)
+        if refused:
+            by_key = dict(zip(keys, values, strict=True))
+            await self._put(refused, [by_key[key] for key in refused], {})
+
+    async def _put(self, keys: Sequence[Key], values: Sequence[Serialized], loans: dict[Key, Loan]) -> list[Key]:
         self._n_requests += 1
-        message = PutValues(self._n_requests, list(keys), [v.head for v in values], [len(v.buffers) for v in values])
-        answer, _ = await self._ask(self._n_requests, message, [b for v in values for b in v.buffers])
+        sent = [[] if key in loans else value.buffers for key, value in zip(keys, values, strict=True)]
+        place = this_place() if loans else ""
+        heads = [value.head for value in values]
+        message = PutValues(self._n_requests, list(keys), heads, list(map(len, sent)), place, loans)
+        answer, _ = await self._ask(self._n_requests, message, [buffer for buffers in sent for buffer in buffers])
         assert isinstance(answer, PutDone)
-        return answer.nbytes
+        return answer.refused
 
     async def _ask(self, request: int, message: Any, buffers: Sequence[Buffer]) -> tuple[Any, list[memoryview]]:
         answer = self._answers[request] = asyncio.get_running_loop().create_future()

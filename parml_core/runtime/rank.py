@@ -312,7 +312,7 @@ async def _fetch_from(holder: Address, keys: list[Key], spec: RankSpec, why: dic
     try:
         link = await DataLink.open(holder, Credentials(spec.secret), f"rank {spec.key}", Settings())
         try:
-            answer, values, _ = await link.borrow(keys, keep=False)
+            answer, values = await link.borrow(keys, keep=False)
         finally:
             await link.close()
     except (ClusterError, OSError) as error:

@@ -50,7 +50,7 @@ from parml_core.runtime.peer import Conversation, DataLinks, limits_of, unpack
 from parml_core.runtime.rank import RankNotStarted, RankProcess
 from parml_core.runtime.specs import RankSpec, Ready, WorkerSpec, tell_ready
 from parml_core.store.memory import MemoryStore
-from parml_core.store.shared import this_place
+from parml_core.store.shared import borrow, this_place
 from parml_core.typing import Key
 
 log = logging.getLogger("parml.worker")
@@ -305,7 +305,7 @@ class Worker:
     async def _fetch(self, effect: fx.Fetch) -> None:
         try:
             link = await self._links.to(effect.peer)
-            answer, values, segments = await link.borrow(effect.keys, keep=True)
+            answer, values = await link.borrow(effect.keys, keep=True)
         except (ParmlError, OSError) as error:
             log.info("worker %s could not fetch from %s: %s", self.spec.name, effect.peer, error)
             self._handle([ev.FetchFailed(effect.peer, effect.keys)])
@@ -313,7 +313,7 @@ class Worker:
         here, absent = [], []
         for key, value in zip(effect.keys, values, strict=True):
             if value is not None:
-                self.store.put_serialized(key, value, segments.get(key))
+                self.store.put_serialized(key, value)
                 here.append((key, value.nbytes))
             elif key not in answer.failures:
                 absent.append(key)
@@ -363,13 +363,22 @@ class Worker:
         return Values(request.request, heads, counts, failures, loans), out
 
     def _keep(self, request: PutValues, buffers: Sequence[memoryview]) -> PutDone:
-        sizes = []
+        sizes, refused = [], []
         for key, value in zip(request.keys, unpack(request.heads, request.buffers, buffers), strict=True):
             assert value is not None
-            self.store.put_serialized(key, value)
-            sizes.append((key, value.nbytes))
+            kept, loan = value, request.loans.get(key)
+            if loan is not None:
+                try:
+                    if request.place != this_place():
+                        raise FileNotFoundError(f"lent in {request.place}")
+                    kept = borrow(value.head, loan, keep=True)
+                except OSError:
+                    refused.append(key)
+                    continue
+            self.store.put_serialized(key, kept)
+            sizes.append((key, kept.nbytes))
         self._handle([ev.ValuesPut(tuple(sizes))])
-        return PutDone(request.request, [nbytes for _, nbytes in sizes])
+        return PutDone(request.request, refused)
 
 
 async def _serve(spec: WorkerSpec, nanny_fd: int, engine: Engine | None) -> None:

@@ -13,10 +13,9 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from parml_core.protocol.frames import nbytes_of
 from parml_core.protocol.messages import Loan
 from parml_core.protocol.serialize import Serialized, dumps, loads
-from parml_core.store.shared import SHARED_BYTES, Segment
+from parml_core.store.shared import loan_of, share
 from parml_core.typing import Key
 
 _NOTHING: Any = object()
@@ -24,14 +23,13 @@ _lending = threading.Lock()  # two readers of a value get the same segment
 
 
 class Entry:
-    """One value. `segment`: where its buffers are, if that is memory of several processes."""
+    """One value."""
 
-    __slots__ = ("_segment", "_serialized", "_value")
+    __slots__ = ("_serialized", "_value")
 
-    def __init__(self, value: Any = _NOTHING, serialized: Serialized | None = None, segment: Segment | None = None) -> None:
+    def __init__(self, value: Any = _NOTHING, serialized: Serialized | None = None) -> None:
         self._value = value
         self._serialized = serialized
-        self._segment = segment
 
     def value(self) -> Any:
         """The object, for one task: an array that it cannot write to, a pandas object of its own, or else what all share."""
@@ -61,17 +59,11 @@ class Entry:
         """
         with _lending:
             serialized = self.serialized()
-            # A large pickle has to be read before it is of use: lent, it would be there beside what was read.
-            in_place = serialized.head != b"" and sum(map(nbytes_of, serialized.buffers)) >= SHARED_BYTES
-            if self._segment is None and in_place:
-                try:
-                    segment = Segment.of(serialized.buffers)
-                except OSError:  # no memory or descriptor left for it: the bytes can be sent
-                    return serialized, None
-                self._serialized = serialized = Serialized(serialized.head, list(segment.buffers))
-                self._segment = segment
+            shared = share(serialized)
+            if shared is not serialized:
+                self._serialized = shared
                 self._value = _NOTHING
-            return serialized, None if self._segment is None else self._segment.loan()
+            return shared, loan_of(shared)
 
 
 class MemoryStore:
@@ -95,8 +87,8 @@ class MemoryStore:
     def put(self, key: Key, value: Any) -> None:
         self._entries[key] = Entry(value)
 
-    def put_serialized(self, key: Key, serialized: Serialized, segment: Segment | None = None) -> None:
-        self._entries[key] = Entry(serialized=serialized, segment=segment)
+    def put_serialized(self, key: Key, serialized: Serialized) -> None:
+        self._entries[key] = Entry(serialized=serialized)
 
     def entry(self, key: Key) -> Entry | None:
         return self._entries.get(key)

@@ -9,10 +9,12 @@ it, it is sealed: nobody can ever write to it or cut it short.
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import functools
 import mmap
 import os
+import resource
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,12 +22,14 @@ from pathlib import Path
 
 from parml_core.protocol.frames import nbytes_of
 from parml_core.protocol.messages import Loan
+from parml_core.protocol.serialize import Serialized
 from parml_core.typing import Buffer
 
 SHARED_BYTES = 64 * 1024
 """Buffers that are larger together are worth a segment."""
 
 _ALIGN = 64  # what vectorised code likes its arrays to begin at
+_open: set[int] = set()
 
 
 @functools.cache
@@ -73,14 +77,23 @@ class Segment:
         whole = _mapped(fd, self.nbytes) if self.nbytes else memoryview(b"")
         self.buffers = [whole[offset : offset + length] for offset, length in zip(offsets, lengths, strict=True)]
         self._fd = fd  # from here on it is this object's to close
+        _open.add(fd)
 
     def __del__(self) -> None:
-        if getattr(self, "_fd", -1) >= 0:
-            os.close(self._fd)  # what was mapped stays mapped as long as a buffer is used
+        self._close()
+
+    def _close(self) -> None:
+        """What was mapped stays mapped as long as a buffer is used."""
+        fd, self._fd = getattr(self, "_fd", -1), -1
+        if fd >= 0:
+            _open.discard(fd)
+            os.close(fd)
 
     @classmethod
     def of(cls, buffers: Sequence[Buffer]) -> Segment:
         """Copy buffers into a new segment. Raises OSError where there is no memory or no descriptor for it."""
+        if 2 * len(_open) > resource.getrlimit(resource.RLIMIT_NOFILE)[0]:
+            raise OSError(errno.EMFILE, "segments have taken half of the files that this process may open")
         lengths = [nbytes_of(buffer) for buffer in buffers]
         offsets, nbytes = _layout(lengths)
         fd = os.memfd_create("parml", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -122,13 +135,38 @@ class Segment:
             os.close(fd)
             raise
         if not keep:
-            os.close(fd)
-            segment._fd = -1
+            segment._close()
         return segment
 
     def loan(self) -> Loan:
         """What another process of this host needs to know to map it, as long as this object lives."""
         return Loan(os.getpid(), self._fd, self._inode, self._lengths)
+
+
+def share(value: Serialized) -> Serialized:
+    """
+    The same value with its buffers in a segment; itself where that is not worth it, not possible, or so already.
+
+    A large pickle has to be read before it is of use: shared, it would be there beside what was read.
+    """
+    if value.segment is not None or value.head == b"" or sum(map(nbytes_of, value.buffers)) < SHARED_BYTES:
+        return value
+    try:
+        segment = Segment.of(value.buffers)
+    except OSError:  # no memory or descriptor left for it: the bytes can be sent
+        return value
+    return Serialized(value.head, list(segment.buffers), segment)
+
+
+def borrow(head: bytes, loan: Loan, *, keep: bool) -> Serialized:
+    """A value whose buffers another process has lent; kept, it can be lent in turn. Raises OSError as `Segment.borrow`."""
+    segment = Segment.borrow(loan, keep=keep)
+    return Serialized(head, list(segment.buffers), segment if keep else None)
+
+
+def loan_of(value: Serialized) -> Loan | None:
+    """How others can map the buffers of a value that `share` or `borrow` gave."""
+    return None if value.segment is None else value.segment.loan()
 
 
 def _mapped(fd: int, nbytes: int) -> memoryview:

@@ -6,7 +6,9 @@ import errno
 import gc
 import mmap
 import os
+import resource
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -205,3 +207,49 @@ def test_released_values_leave_no_segment_open(client: Client) -> None:
         if not sum(map(open_segments, pids)):
             break
     assert sum(map(open_segments, pids)) == 0
+
+
+def test_scattered_value_is_one_copy_for_client_and_workers(client: Client) -> None:
+    """Client, both workers and a task's argument have one file; and it is what the value was when it was given."""
+    values = np.arange(float(BIG))
+    before = open_segments()
+    (future,) = client.scatter([values])
+    values[:] = 0
+    names = [worker.name for worker in client.workers()]
+    places = [client.submit(address_of, future, hints=Hints(where=(name,))).result(BOUND_S) for name in names]
+    assert len({pid for pid, _ in places}) == 2
+    assert len({place for _, place in places}) == 1
+    assert "memfd:parml" in places[0][1]
+    assert open_segments() == before + 1
+    assert client.submit(np.sum, future).result(BOUND_S) == sum(range(BIG))
+    del future
+    gc.collect()
+    assert eventually_closed(before)
+
+
+def eventually_closed(count: int) -> bool:
+    """A released value goes when the client's loop comes to it."""
+    pause = threading.Event()
+    for _ in range(400):
+        if open_segments() == count:
+            return True
+        pause.wait(0.005)
+    return False
+
+
+def test_value_put_on_a_worker_elsewhere_is_sent(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster behind a tunnel looks like one on this host, until a worker says that it cannot take a loan."""
+    monkeypatch.setattr("parml_core.runtime.peer.this_place", lambda: "another host")
+    (future,) = client.scatter([np.arange(float(BIG))])
+    assert client.submit(np.sum, future).result(BOUND_S) == sum(range(BIG))
+    assert "memfd:parml" not in client.submit(address_of, future).result(BOUND_S)[1]
+
+
+def test_segments_take_at_most_half_of_the_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that scatters thousands of values can still open its own files."""
+    gc.collect()
+    files = 2 * open_segments() + 6
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
+    values = [Entry(np.arange(BIG)) for _ in range(6)]
+    loans = [value.lend()[1] for value in values]
+    assert [loan is None for loan in loans] == [False] * 4 + [True] * 2
