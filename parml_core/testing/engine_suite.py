@@ -19,8 +19,8 @@ stand in this module, so that processes can import them; what they must tell the
 from __future__ import annotations
 
 import asyncio
+import queue
 import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -455,25 +455,21 @@ class EngineSuite:
 
     def test_callback_is_called_once_with_the_future(self, engine: Engine) -> None:
         """Before the end or after it; a callback that raises harms nobody."""
-        calls: list[Future[Any]] = []
-        called = threading.Event()
-
-        def note(future: Future[Any]) -> None:
-            calls.append(future)
-            called.set()
+        calls: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
 
         def complain(future: Future[Any]) -> None:
             raise RuntimeError("a callback that raises")
 
         future = engine.submit(increment, 0)
         future.add_done_callback(complain)
-        future.add_done_callback(note)
-        assert called.wait(BOUND_S)
+        future.add_done_callback(calls.put)
+        assert calls.get(timeout=BOUND_S) is future
         assert future.result(BOUND_S) == 1
-        future.add_done_callback(note)
+        future.add_done_callback(calls.put)
+        assert calls.get(timeout=BOUND_S) is future
         done, _ = engine.wait([engine.submit(increment, future)], timeout_s=BOUND_S)
         assert done[0].result() == 2
-        assert [item is future for item in calls] == [True, True]
+        assert calls.empty()
 
     def test_await_gives_results_and_errors(self, engine: Engine) -> None:
         """The same futures serve asynchronous code."""
