@@ -46,7 +46,8 @@ def this_place() -> str:
         return ""
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}/{os.readlink('/proc/self/ns/pid')}/{os.getuid()}"
+        # The network is part of it, so that containers that share all else keep to what they may say to each other.
+        return "/".join([boot, os.readlink("/proc/self/ns/pid"), os.readlink("/proc/self/ns/net"), str(os.getuid())])
     return ""
 
 
