@@ -17,7 +17,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import cloudpickle
 
 from parml.boosting.rendezvous import address_towards
 
@@ -37,6 +39,22 @@ class Checkpoint(NamedTuple):
 
     rounds: int
     state: bytes
+
+
+def pickled(callback: Any) -> bytes | None:
+    """
+    A callback for a checkpoint; None where it holds a file, a lock, …: after a restart it begins anew.
+
+    Examples
+    --------
+    >>> pickled(threading.Lock()) is None
+    True
+    """
+    try:
+        content: bytes = cloudpickle.dumps(callback)
+    except Exception:
+        return None
+    return content
 
 
 class Depot(NamedTuple):

@@ -98,6 +98,11 @@ def places_of(workers: Sequence[WorkerInfo], per: RankPer) -> list[Rank]:
     ]
 
 
+def n_places(workers: Sequence[WorkerInfo], per: RankPer) -> int:
+    """How many ranks there can be."""
+    return len({worker.host if per == "host" else worker.id for worker in workers})
+
+
 def cut_rows(rows: Sequence[int], n: int, starts: Sequence[int] | None = None) -> list[tuple[Piece, ...]]:
     """
     All rows in their order, in `n` runs of equal length, give or take one.

@@ -18,6 +18,7 @@ from typing import Any
 import lightgbm as lgb
 import numpy as np
 
+from parml.boosting.gang import wait_for_inputs
 from parml.lightgbm.blocks import Categories, array_of, build, categories_of
 from parml.lightgbm.data import Columns, Dataset
 from parml.lightgbm.params import Params, decide_initial_score, value_of, without
@@ -83,7 +84,7 @@ def find_common(data: Dataset, params: Params, *, own_start: bool) -> Future[Com
     labels: list[Any] = [fields["y"][i] for i in filled] if decisive is not None else []
     weights: list[Any] = [fields["weight"][i] for i in filled] if decisive is not None and "weight" in fields else []
     common = engine.submit(_common, samples, labels, weights, data.columns(), dict(params), decisive, total)
-    engine.wait([common])
+    wait_for_inputs(engine, [common])
     if (error := common.exception()) is not None:
         raise error
     return common

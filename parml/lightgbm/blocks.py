@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import lightgbm as lgb
@@ -120,6 +120,23 @@ def rows_for_lightgbm(parts: Sequence[Any], categories: Categories, *, joined: b
         return [_Rows(part, categories, dtype) for part in parts]
     arrays = [numbers_of(part, categories, dtype) for part in parts]
     return concatenate(arrays) if joined or len(arrays) == 1 else arrays
+
+
+def number_blocks(parts: Sequence[Any], categories: Categories, rows: int) -> Iterator[Any]:
+    """
+    The rows as `rows_for_lightgbm` has them, so many at a time.
+
+    Examples
+    --------
+    >>> [block.shape for block in number_blocks([np.zeros((3, 1)), np.ones((1, 1))], None, 2)]
+    [(2, 1), (1, 1), (1, 1)]
+    """
+    sparse = library_of(parts[0]) == "scipy"
+    dtype = None if sparse else np.result_type(*(_dtype_of(part) for part in parts))
+    for part in parts:
+        for start in range(0, row_count(part), rows):
+            block = slice_rows(part, start, min(start + rows, row_count(part)))
+            yield block.tocsr() if dtype is None else np.ascontiguousarray(numbers_of(block, categories, dtype))
 
 
 def _dtype_of(part: Any) -> np.dtype:

@@ -119,3 +119,56 @@ def decide_initial_score(params: Params) -> dict[str, Any] | None:
         return None
     kept = names_of(*_DECIDE_INITIAL_SCORE)
     return {name: value for name, value in params.items() if name in kept}
+
+
+def resumable(params: Params) -> bool:
+    """
+    Whether a training can go on from its trees alone.
+
+    Dart weighs its trees anew each round, a forest averages them, linear leaves see more than a leaf's number, and penalties
+    for features remember which of them were used.
+
+    Examples
+    --------
+    >>> resumable({}), resumable({"boosting_type": "dart"})
+    (True, False)
+    """
+    booster = value_of(params, "boosting", "gbdt")
+    remembers = ("linear_tree", "cegb_penalty_feature_coupled", "cegb_penalty_feature_lazy")
+    return booster in ("gbdt", "gbrt", "goss") and not any(value_of(params, name) for name in remembers)
+
+
+def draws(params: Params) -> bool:
+    """
+    Whether rounds draw something at random: rows, columns, thresholds.
+
+    Examples
+    --------
+    >>> draws({}), draws({"subsample": 0.5, "subsample_freq": 1})
+    (False, True)
+    """
+    of_rows = ("bagging_fraction", "pos_bagging_fraction", "neg_bagging_fraction")
+    return (
+        (value_of(params, "bagging_freq", 0) > 0 and any(value_of(params, name, 1.0) < 1 for name in of_rows))
+        or any(value_of(params, name, 1.0) < 1 for name in ("feature_fraction", "feature_fraction_bynode"))
+        or bool(value_of(params, "extra_trees", False))
+        or "goss" in (value_of(params, "boosting"), value_of(params, "data_sample_strategy"))
+        or bool(value_of(params, "use_quantized_grad", False) and value_of(params, "stochastic_rounding", True))
+        or value_of(params, "objective") in _RANKING - {"lambdarank"}
+    )
+
+
+def other_seeds(params: Params, done: int) -> dict[str, int]:
+    """
+    Seeds of what rounds draw, other ones after each number of rounds.
+
+    Examples
+    --------
+    >>> other_seeds({"bagging_seed": 5, "seed": 1}, 10)["bagging_seed"]
+    15
+    """
+    common = value_of(params, "seed")
+    return {name: int(value_of(params, name, own if common is None else common)) + done for name, own in _SEEDS.items()}
+
+
+_SEEDS = {"bagging_seed": 3, "feature_fraction_seed": 2, "extra_seed": 6, "objective_seed": 5}  # LightGBM's defaults

@@ -5,40 +5,27 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import lightgbm as lgb
 
-from parml.boosting.gang import run_gang, with_restarts
-from parml.boosting.ranks import Rank, RankPer, places_of, plan_ranks
-from parml.boosting.shares import Batch, Share, batches_of, share_of
+from parml.boosting.attempts import Team, checkpoints_kept
+from parml.boosting.checkpoints import Checkpoints
+from parml.boosting.gang import run_gang, wait_for_inputs, with_restarts
+from parml.boosting.ranks import Rank, RankPer, n_places, plan_ranks
+from parml.boosting.shares import Share, share_of
 from parml.lightgbm import params as parameters
-from parml.lightgbm.bins import Common, find_common
-from parml.lightgbm.blocks import build
-from parml.lightgbm.data import Columns, Dataset
-from parml.lightgbm.evaluation import SharedMetrics, StartFrom, on_every_rank
-from parml.lightgbm.network import Meeting, joined, meeting
+from parml.lightgbm.bins import find_common
+from parml.lightgbm.data import Dataset
+from parml.lightgbm.network import meeting
+from parml.lightgbm.rank import History, Job, Result, Task, train_rank
 from parml.schema import Schema
 from parml_core.engine.base import Engine
 from parml_core.errors import InputError
 
 Model = lgb.Booster | Mapping[str, Any] | str | os.PathLike[str]
-History = dict[str, dict[str, list[float]]]
-Result = tuple[lgb.Booster, History]
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """What all ranks are told alike. Data to evaluate on is None where it is the training data itself."""
-
-    params: dict[str, Any]
-    data_params: dict[str, Any]
-    train: Columns
-    valid: tuple[tuple[str, Columns | None, dict[str, Any]], ...]
-    options: dict[str, Any]
-    callbacks: tuple[Callable[[Any], None], ...]
 
 
 def train(
@@ -54,6 +41,7 @@ def train(
     callbacks: Sequence[Callable[[Any], None]] | None = None,
     ranks: RankPer = "host",
     max_restarts: int = 3,
+    checkpoint_every: int | None = None,
 ) -> dict[str, Any]:
     """
     Train a booster on rows in partitions.
@@ -63,6 +51,11 @@ def train(
     weights and an objective like L2 the predictions are then those of one machine. With other objectives LightGBM counts the
     rows of a leaf by their Hessians there, so ``min_data_in_leaf`` holds approximately; random choices (bagging, extra
     trees, columns by node) are others.
+
+    When a rank is lost, training goes on from the last checkpoint, on the workers that are left or have joined. The model is
+    the one that it would have become; except where something is drawn at random (rows, columns, thresholds), since LightGBM
+    does not tell how far its generators are, or where fewer hosts are left. What cannot go on from its trees alone (dart,
+    forests, linear leaves, penalties for features that are used first) begins again with the first round.
 
     Parameters
     ----------
@@ -85,7 +78,10 @@ def train(
     ranks : {"host", "worker"}
         One training process for each host, or for each worker.
     max_restarts : int
-        How often training begins anew after a rank was lost.
+        How often training goes on after a rank was lost.
+    checkpoint_every : int, optional
+        Rounds between two checkpoints, which rank 0 sends to this process; 0: none, a restart begins with the first round.
+        Default: as many as take about five seconds, and more where a checkpoint takes long.
 
     Returns
     -------
@@ -109,38 +105,67 @@ def train(
     3
     """
     valid = _named([valid_sets] if isinstance(valid_sets, Dataset) else list(valid_sets or ()), valid_names, train_set)
-    engine = _engine_of(client, train_set, valid)
+    engine = engine_of(client, train_set, valid)
     parameters.check(params)
-    _check_trainable(train_set, ranks)
-    options = {"num_boost_round": num_boost_round, "feval": feval, "init_model": _model_to_go_on_from(init_model)}
-    job = _job_of(dict(params), train_set, valid, options, callbacks or ())
-
-    def run() -> Result:
-        return _run(engine, job, train_set, [data for _, data in valid if data is not train_set], ranks)
-
-    booster, history = with_restarts(
-        engine, run, n_places=lambda: len(places_of(engine.workers(), ranks)), max_restarts=max_restarts
+    check_trainable(train_set, ranks)
+    job = _job_of(dict(params), num_boost_round, train_set, valid)
+    job = replace(
+        job,
+        callbacks=tuple(callbacks or ()),
+        feval=feval,
+        init_model=model_to_go_on_from(init_model),
+        checkpoint_every=checkpoint_every,
     )
+    wanted = max_restarts > 0 and checkpoint_every != 0 and parameters.resumable(train_set.params | job.params)
+    with checkpoints_kept(engine, wanted=wanted) as kept:
+        evaluated = [data for _, data in valid if data is not train_set]
+        training = _Training(engine, job, train_set, evaluated, ranks, kept)
+        booster, history = with_restarts(
+            engine, training.run, n_places=lambda: n_places(engine.workers(), ranks), max_restarts=max_restarts
+        )
     _fill_records(callbacks or (), history)
     return {"booster": booster, "history": history}
 
 
-def _run(engine: Engine, job: _Job, train_set: Dataset, evaluated: Sequence[Dataset], ranks: RankPer) -> Result:
-    """One attempt at a training."""
-    plan = _plan(engine, train_set, ranks)
-    params = job.data_params | job.params
-    parameters.check_for_ranks(params, len(plan))
-    common = None
-    if len(plan) > 1:
-        own_start = job.options["init_model"] is not None or "init_score" in train_set.partitions.fields
-        common = find_common(train_set, params, own_start=own_start)
-    of_first = [_all_rows(data) for data in evaluated]
-    with meeting([rank.host for rank in plan]) as place:
-        args = []
-        for r, rank in enumerate(plan):
-            mine = share_of(train_set.partitions, rank.pieces)
-            args.append((r, job, place, common, _threads_for(rank, params), mine, of_first if r == 0 else None))
-        return cast(Result, run_gang(engine, _train_rank, args, plan)[0])
+class _Training:
+    """The attempts at one training."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        job: Job,
+        train_set: Dataset,
+        evaluated: Sequence[Dataset],
+        per: RankPer,
+        kept: Checkpoints | None,
+    ) -> None:
+        self.engine = engine
+        self.job = job
+        self.train_set = train_set
+        self.evaluated = evaluated
+        self.per = per
+        self.kept = kept
+        self.team = Team()
+
+    def run(self) -> Result:
+        """One attempt, from the last checkpoint."""
+        job, params = self.job, self.train_set.params | self.job.params
+        plan = plan_for(self.engine, self.train_set, self.per, at_most=self.team.size)
+        parameters.check_for_ranks(params, len(plan))
+        begin = (self.kept.latest if self.kept is not None else None) or (0, b"")
+        threads = self.team.threads_of(plan, lambda rank: threads_for(rank, params))
+        common = None
+        if len(plan) > 1:
+            own_start = job.init_model is not None or "init_score" in self.train_set.partitions.fields
+            common = find_common(self.train_set, params, own_start=own_start)
+        of_first = [_all_rows(data) for data in self.evaluated]
+        with meeting([rank.host for rank in plan]) as place:
+            args = []
+            for r, rank in enumerate(plan):
+                task = Task(threads[r], place, self.kept.depot if self.kept is not None and r == 0 else None)
+                mine = share_of(self.train_set.partitions, rank.pieces)
+                args.append((r, job, task, tuple(begin), common, mine, of_first if r == 0 else None))
+            return cast(Result, run_gang(self.engine, train_rank, args, plan)[0])
 
 
 # --- in the caller -----------------------------------------------------------------------------------------------------
@@ -157,7 +182,7 @@ def _named(valid: Sequence[Dataset], names: Sequence[str] | str | None, train_se
     return named
 
 
-def _engine_of(client: Engine | None, train_set: Dataset, valid: Sequence[tuple[str, Dataset]]) -> Engine:
+def engine_of(client: Engine | None, train_set: Dataset, valid: Sequence[tuple[str, Dataset]]) -> Engine:
     for name, data in [("train", train_set), *valid]:
         if not isinstance(data, Dataset):
             raise TypeError(
@@ -173,7 +198,7 @@ def _engine_of(client: Engine | None, train_set: Dataset, valid: Sequence[tuple[
     return train_set.engine
 
 
-def _check_trainable(train_set: Dataset, ranks: RankPer) -> None:
+def check_trainable(train_set: Dataset, ranks: RankPer) -> None:
     """Whether there is something to learn; waits for the partitions."""
     if ranks not in ("host", "worker"):
         raise InputError(f"expected ranks to be 'host' or 'worker', found {ranks!r}")
@@ -182,21 +207,15 @@ def _check_trainable(train_set: Dataset, ranks: RankPer) -> None:
         raise InputError("expected labels to train on, found a Dataset without y; pass Dataset(client, X, y)")
 
 
-def _plan(engine: Engine, train_set: Dataset, ranks: RankPer) -> list[Rank]:
+def plan_for(engine: Engine, train_set: Dataset, ranks: RankPer, at_most: int | None = None) -> list[Rank]:
     """Who trains on which rows, of the workers that there are now."""
     futures = train_set.partitions.fields["X"]
-    engine.wait(futures)
+    wait_for_inputs(engine, futures)
     rows, starts = train_set.schema().rows, train_set.group_starts()
-    return plan_ranks(engine.workers(), engine.locate(futures), rows, per=ranks, starts=starts)
+    return plan_ranks(engine.workers(), engine.locate(futures), rows, per=ranks, at_most=at_most, starts=starts)
 
 
-def _job_of(
-    params: dict[str, Any],
-    train_set: Dataset,
-    valid: Sequence[tuple[str, Dataset]],
-    options: dict[str, Any],
-    callbacks: Sequence[Callable[[Any], None]],
-) -> _Job:
+def _job_of(params: dict[str, Any], num_boost_round: int, train_set: Dataset, valid: Sequence[tuple[str, Dataset]]) -> Job:
     schema = train_set.schema()
     for name, data in valid:
         _check_fits(name, data.schema(), schema)
@@ -204,7 +223,15 @@ def _job_of(
             if field in train_set.partitions.fields and field not in data.partitions.fields:
                 raise InputError(f"expected {field} in the {name!r} data as in the training data, found a Dataset without it")
     described = tuple((name, None if data is train_set else data.columns(), data.params) for name, data in valid)
-    return _Job(params, train_set.params, train_set.columns(), described, options, tuple(callbacks))
+    return Job(params, train_set.params, rounds_of(params, num_boost_round), train_set.columns(), described)
+
+
+def rounds_of(params: Mapping[str, Any], num_boost_round: int) -> int:
+    """How many rounds; what is in the parameters counts."""
+    rounds = int(parameters.value_of(params, "num_iterations", num_boost_round))
+    if rounds <= 0:
+        raise InputError(f"expected at least one boosting round, found {rounds}; pass num_boost_round")
+    return rounds
 
 
 def _check_fits(name: str, other: Schema, schema: Schema) -> None:
@@ -226,7 +253,7 @@ def _all_rows(data: Dataset) -> list[Share]:
     return share_of(data.partitions, [(i, 0, count) for i, count in enumerate(rows) if count])
 
 
-def _threads_for(rank: Rank, params: Mapping[str, Any]) -> int:
+def threads_for(rank: Rank, params: Mapping[str, Any]) -> int:
     asked = int(parameters.value_of(params, "num_threads", 0))
     if asked > rank.threads:
         warnings.warn(
@@ -235,7 +262,7 @@ def _threads_for(rank: Rank, params: Mapping[str, Any]) -> int:
     return asked if asked > 0 else rank.threads
 
 
-def _model_to_go_on_from(model: Model | None) -> lgb.Booster | None:
+def model_to_go_on_from(model: Model | None) -> lgb.Booster | None:
     """What any process can go on from: a path may not exist elsewhere."""
     if isinstance(model, Mapping):
         booster: lgb.Booster = model["booster"]
@@ -250,91 +277,3 @@ def _fill_records(callbacks: Sequence[Callable[[Any], None]], history: History) 
         if type(callback).__module__ == "lightgbm.callback" and isinstance(record, dict):
             record.clear()
             record.update({data: {metric: list(values) for metric, values in of.items()} for data, of in history.items()})
-
-
-# --- in each rank ------------------------------------------------------------------------------------------------------
-
-
-def _train_rank(
-    rank: int,
-    job: _Job,
-    place: Meeting | None,
-    common: Common | None,
-    threads: int,
-    shares: list[Share],
-    evaluated: list[list[Share]] | None,
-) -> Result | None:
-    """Build the Datasets of this rank, letting go of each partition when it is in one, and train. Rank 0 has the result."""
-    params = parameters.without(job.params, "num_threads") | {"num_threads": threads}
-    if place is not None:
-        several = {"tree_learner": parameters.learner(job.params), "num_machines": len(place.hosts)}
-        params = parameters.without(params, "tree_learner", "time_out") | several
-    data, initial = _training_data(job, common, params, batches_of(shares), shares)
-    valid, names = _valid_data(job, data, evaluated, common, initial)
-    minutes = parameters.minutes(job.params)
-    history: History = {}
-    with joined(rank, place, minutes) as member:
-        callbacks = on_every_rank(job.callbacks, member)
-        if member is not None and (job.valid or len(callbacks) > 0):
-            train_name = next((name for name, columns, _ in job.valid if columns is None), None)
-            callbacks.append(SharedMetrics(member, data, train_name))
-        if any(initial):
-            callbacks.append(StartFrom(initial))
-        callbacks.append(lgb.record_evaluation(history))
-        booster = lgb.train(params, data, valid_sets=valid, valid_names=names, callbacks=callbacks, **job.options)
-    if rank != 0:
-        return None
-    booster.params = {**job.params}  # not where and with how many threads it was trained
-    return booster, {name: {metric: list(values) for metric, values in of.items()} for name, of in history.items()}
-
-
-def _training_data(
-    job: _Job, common: Common | None, params: dict[str, Any], batches: list[Batch], shares: list[Share]
-) -> tuple[lgb.Dataset, tuple[float, ...]]:
-    """The rows of this rank, binned, and the score that training starts from."""
-    all_params = job.data_params | params
-    if callable(parameters.value_of(all_params, "objective")):
-        all_params = parameters.without(all_params, "objective") | {"objective": "none"}
-    going_on = job.options["init_model"] is not None
-    if common is None:
-        data = build(batches, job.train, all_params, joined=going_on)
-    else:
-        data = build(
-            batches,
-            job.train,
-            all_params,
-            reference=common.reference(all_params),
-            categories=common.categories,
-            initial=common.initial,
-            joined=going_on,
-        )
-    batches.clear()
-    shares.clear()
-    if not going_on:  # else LightGBM first computes what the other model says of the rows
-        data.construct()
-    return data, () if common is None else common.initial
-
-
-def _valid_data(
-    job: _Job, data: lgb.Dataset, evaluated: list[list[Share]] | None, common: Common | None, initial: tuple[float, ...]
-) -> tuple[list[lgb.Dataset], list[str]]:
-    """What this rank evaluates, in the order that the user gave."""
-    valid, names = [], []
-    theirs = iter(evaluated or ())
-    for name, columns, params in job.valid:
-        if columns is None:
-            valid.append(data)
-        elif evaluated is None:
-            continue
-        else:
-            shares = next(theirs)
-            joined = job.options["init_model"] is not None
-            known = data.pandas_categorical
-            batches = batches_of(shares)
-            valid.append(build(batches, columns, params, reference=data, categories=known, initial=initial, joined=joined))
-            shares.clear()
-        names.append(name)
-    return valid, names
-
-
-_train_rank.__parml_preload__ = ("lightgbm",)  # type: ignore[attr-defined]  # what a rank's process should have imported

@@ -16,8 +16,7 @@ import scipy.sparse as ss
 
 import parml.lightgbm as pl
 from parml.data import Partitions
-from parml.lightgbm import blocks
-from parml.lightgbm.train import _Job, _train_rank
+from parml.lightgbm import blocks, rank
 from parml_core.engine.base import Engine, Future
 from parml_core.engine.inline import InlineEngine
 from parml_core.engine.threads import ThreadsEngine
@@ -310,10 +309,10 @@ def test_rank_has_let_go_of_its_partitions_when_training_begins(kind: Any) -> No
 
     with InlineEngine() as engine:
         columns = pl.Dataset(engine, X_ARRAY, TARGET).columns()
-    job = _Job(dict(QUIET), {}, columns, (), {"num_boost_round": 1, "init_model": None, "feval": None}, (look,))
+    job = rank.Job(dict(QUIET), {}, 1, columns, (), (look,))
     shares = [(part, 0, part["X"].shape[0]) for part in parts]
     parts.clear()
-    _train_rank(0, job, None, None, 1, shares, [])
+    rank.train_rank(0, job, rank.Task(1), (0, b""), None, shares, [])
     assert alive == [False, False]
 
 
