@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -20,6 +20,7 @@ import xgboost as xgb
 import parml.xgboost as px
 from parml_core.errors import ClusterError, GangError, TaskCancelled
 from parml_core.graph import Hints
+from tests.faults.observer import Observer, report, seen
 
 _rng = np.random.default_rng(5)
 X = _rng.normal(size=(2000, 4)).astype("f4")
@@ -52,60 +53,7 @@ class Reports(xgb.callback.TrainingCallback):
         return model
 
     def _report(self, stage: str) -> None:
-        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
-            connection.settimeout(None)
-            connection.sendall(f"{xgb.collective.get_rank()} {os.getpid()} {stage}\n".encode())
-            connection.recv(1)
-
-
-seen: set[int] = set()
-"""The processes that have reported in this test."""
-
-
-class Observer:
-    """The test's side of `Reports`: all that was reported, and what to do at one stage, the first time."""
-
-    def __init__(self, stage: str, rank: int, act: Callable[[int], None]) -> None:
-        self.reports: list[tuple[int, int, str]] = []
-        self.acted_s = 0.0
-        self._at = stage, rank
-        self._act = act
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self._held: list[socket.socket] = []
-        threading.Thread(target=self._listen, daemon=True).start()
-
-    def close(self) -> None:
-        with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        for connection in self._held:
-            connection.close()
-
-    def _listen(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            line = connection.makefile().readline()
-            if not line.endswith("\n"):
-                continue  # its process was killed meanwhile
-            rank, pid, stage = line.split()
-            self.reports.append((int(rank), int(pid), stage))
-            seen.add(int(pid))
-            # While they load, ranks have no number yet: the first to load stands for each.
-            if not self.acted_s and self._at[0] == stage and (stage == "load" or self._at[1] == int(rank)):
-                self.acted_s = time.monotonic()
-                self._held.append(connection)  # not to be closed: the process is to be lost as it is
-                self._act(int(pid))
-            else:
-                with suppress(OSError):
-                    connection.sendall(b"\1")
-                connection.close()
-
-    def rounds_of(self, rank: int) -> list[int]:
-        return [int(stage) for of, _, stage in self.reports if of == rank and stage.isdigit()]
+        report(self.port, xgb.collective.get_rank(), stage)
 
 
 @pytest.fixture(autouse=True)

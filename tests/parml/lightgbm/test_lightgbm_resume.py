@@ -61,7 +61,7 @@ def _objective(predicted: np.ndarray, data: lgb.Dataset) -> tuple[np.ndarray, np
 
 
 def _metric(predicted: np.ndarray, data: lgb.Dataset) -> tuple[str, float, bool]:
-    return "above", float(np.mean(np.abs(predicted - data.get_label()))), False
+    return "above", float(np.mean(np.abs(predicted.reshape(data.num_data(), -1)[:, -1] - data.get_label()))), False
 
 
 def _interrupted(
