@@ -35,7 +35,8 @@ class SchedulerSettings:
     allowed_failures : int
         How many workers may die while a task runs on them before the task is erred.
     worker_timeout_s : float
-        A worker that was silent for so long is taken for lost.
+        A worker that was silent for so long is taken for lost. It is silent while it is stopped, cut off, or while compiled
+        code in a task keeps the interpreter to itself.
     gang_start_timeout_s : float
         How long the ranks of a gang may take to start, all of them.
     prefetch_s : float
@@ -43,7 +44,7 @@ class SchedulerSettings:
     """
 
     allowed_failures: int = _bounded(3, low=1)
-    worker_timeout_s: float = _bounded(15.0, low=0.1)
+    worker_timeout_s: float = _bounded(10.0, low=0.1)
     gang_start_timeout_s: float = _bounded(60.0, low=0.1)
     prefetch_s: float = _bounded(0.02, low=0.0, high=60.0)
 

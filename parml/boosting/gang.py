@@ -16,7 +16,8 @@ T = TypeVar("T")
 START_TIMEOUT_S = 60.0
 END_TIMEOUT_S = 10.0  # how long the siblings of a rank that failed may take to say how they ended
 LOOK_S = 2.0  # between two looks whether the workers of a gang that has not ended are still there
-RETURN_TIMEOUT_S = 6.0  # how long to wait for workers in the place of lost ones: a nanny needs less than two seconds
+RETURN_TIMEOUT_S = 6.0  # how long to wait for workers in the place of killed ones: a nanny needs less than two seconds
+SILENT_RETURN_TIMEOUT_S = 1.0  # and of those that fell silent, which were waited for long enough
 
 log = logging.getLogger("parml.boosting")
 
@@ -99,7 +100,8 @@ def with_restarts(engine: Engine, run: Callable[[], T], *, n_places: Callable[[]
             if restart == max_restarts:
                 raise _for_good(error, max_restarts) from error
             log.warning("restart %d of at most %d: %s", restart + 1, max_restarts, error)
-        _wait_until(engine, lambda: n_places() >= wanted, RETURN_TIMEOUT_S)
+            silent = "silent" in str(error)
+        _wait_until(engine, lambda: n_places() >= wanted, SILENT_RETURN_TIMEOUT_S if silent else RETURN_TIMEOUT_S)
     raise AssertionError("unreachable: the last round returns or raises")
 
 

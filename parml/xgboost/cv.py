@@ -11,7 +11,7 @@ import xgboost as xgb
 from xgboost.training import CVPack, _PackedBooster
 
 from parml.boosting.gang import run_gang, with_restarts
-from parml.boosting.ranks import Rank, RankPer
+from parml.boosting.ranks import Rank, RankPer, n_places
 from parml.boosting.runs import sizes_of
 from parml.boosting.shares import Share, batches_of, share_of
 from parml.tables import concatenate
@@ -22,7 +22,6 @@ from parml.xgboost.rank import Job, Task, callbacks_of
 from parml.xgboost.train import (
     check_trainable,
     engine_of,
-    places,
     plan_for,
     refuse_what_cannot_be_distributed,
     threads_for,
@@ -121,7 +120,7 @@ def cv(
             args = [(r, job, Task(threads_for(rank, params), meeting, None), mine[r], shares[r]) for r, rank in enumerate(plan)]
             return cast(dict[str, list[float]], run_gang(engine, cv_rank, args, plan)[0])
 
-    results = with_restarts(engine, run, n_places=lambda: places(engine, ranks), max_restarts=max_restarts)
+    results = with_restarts(engine, run, n_places=lambda: n_places(engine.workers(), ranks), max_restarts=max_restarts)
     if not as_pandas:
         return results
     import pandas as pd

@@ -12,7 +12,7 @@ import cloudpickle
 import xgboost as xgb
 from xgboost.callback import EarlyStopping, EvaluationMonitor, TrainingCallback
 
-from parml.boosting.checkpoints import Depot, Pace, Sender
+from parml.boosting.checkpoints import Depot, Pace, Sender, pickled
 from parml.boosting.shares import Share, batches_of
 from parml.xgboost.collective import Meeting, joined
 from parml.xgboost.data import MatrixSpec
@@ -173,25 +173,17 @@ def callbacks_of(options: Mapping[str, Any], *, show_stdv: bool = False) -> list
 
 def _state(container: Callbacks, booster: xgb.Booster) -> bytes:
     """All that the next rounds depend on. What xgboost pickles has the parameters in it that callbacks have changed."""
-    callbacks = [_pickled(callback) for callback in container.callbacks]
+    callbacks = [pickled(callback) for callback in container.callbacks]
     state: bytes = cloudpickle.dumps((booster, container.history, callbacks))
-    return state
-
-
-def _pickled(callback: TrainingCallback) -> bytes | None:
-    try:
-        state: bytes = cloudpickle.dumps(callback)
-    except Exception:  # it holds a file, a lock, …: after a restart it begins anew
-        return None
     return state
 
 
 def _resume(container: Callbacks, state: bytes, matrices: Sequence[xgb.DMatrix]) -> xgb.Booster:
     snapshot, container.history, callbacks = cloudpickle.loads(state)
     booster = xgb.Booster(None, matrices, model_file=snapshot)
-    for i, pickled in enumerate(callbacks):
-        if pickled is not None:
-            container.callbacks[i] = cloudpickle.loads(pickled)
+    for i, kept in enumerate(callbacks):
+        if kept is not None:
+            container.callbacks[i] = cloudpickle.loads(kept)
         else:
             booster = container.callbacks[i].before_training(booster)
     return booster

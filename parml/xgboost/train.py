@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,9 +12,10 @@ from typing import Any, cast
 import cloudpickle
 import xgboost as xgb
 
+from parml.boosting.attempts import Team, checkpoints_kept
 from parml.boosting.checkpoints import Checkpoints
 from parml.boosting.gang import run_gang, wait_for_inputs, with_restarts
-from parml.boosting.ranks import Rank, RankPer, plan_ranks, share_out
+from parml.boosting.ranks import Rank, RankPer, n_places, plan_ranks, share_out
 from parml.boosting.shares import Share, share_of
 from parml.xgboost.collective import tracker
 from parml.xgboost.data import DMatrix, MatrixSpec
@@ -118,15 +118,10 @@ def train(
     check_trainable(dtrain, ranks)
     job = _job_of(params, num_boost_round, dtrain, evals, options, quantise=xgb_model is None)
     job = replace(job, checkpoint_every=checkpoint_every)
-    with ExitStack() as stack:
-        workers = engine.workers()
-        apart = any(worker.pid != os.getpid() for worker in workers)  # else there is nothing that could outlive a rank
-        kept = None
-        if apart and max_restarts and checkpoint_every != 0:
-            kept = stack.enter_context(Checkpoints(worker.host for worker in workers))
+    with checkpoints_kept(engine, wanted=max_restarts > 0 and checkpoint_every != 0) as kept:
         training = _Training(engine, job, dtrain, evals, ranks, kept, cloudpickle.dumps(_model_to_go_on_from(xgb_model)))
         booster, history = with_restarts(
-            engine, training.run, n_places=lambda: places(engine, ranks), max_restarts=max_restarts
+            engine, training.run, n_places=lambda: n_places(engine.workers(), ranks), max_restarts=max_restarts
         )
     return {"booster": booster, "history": history}
 
@@ -151,35 +146,26 @@ class _Training:
         self.per = per
         self.kept = kept
         self.model = model  # to go on from, pickled
-        self.threads: list[int] = []  # of each rank, in the first attempt and then in all with as many ranks
+        self.team = Team()
 
     def run(self) -> Result:
         """One attempt, from the last checkpoint."""
-        job, plan = self.job, plan_for(self.engine, self.dtrain, self.per, at_most=len(self.threads) or None)
+        job, plan = self.job, plan_for(self.engine, self.dtrain, self.per, at_most=self.team.size)
         refuse_what_cannot_be_distributed(job.params, len(plan))
         checkpoint = self.kept.latest if self.kept is not None else None
         begin = checkpoint or (0, self.model)
-        if not self.threads:
-            self.threads = [threads_for(rank, job.params) for rank in plan]
-        if len(plan) < len(self.threads):
-            job = self._with_fewer(job, len(plan), resumed=checkpoint is not None)
+        threads = self.team.threads_of(plan, lambda rank: threads_for(rank, job.params))
+        if checkpoint is not None and len(plan) < (self.team.size or 0):
+            # Other shares have other quantiles: the trees that there are split where a quantised matrix has no bin.
+            job = replace(job, quantised=False, quantised_evals=False)
         shares = [share_of(self.dtrain.partitions, rank.pieces) for rank in plan]
         evals = self._eval_shares(len(plan))
         with tracker(len(plan), [rank.host for rank in plan]) as meeting:
             args = []
-            for r, threads in enumerate(self.threads[: len(plan)]):
+            for r in range(len(plan)):
                 depot = self.kept.depot if self.kept is not None and r == 0 else None
-                args.append((r, job, Task(threads, meeting, depot), tuple(begin), shares[r], [data[r] for data in evals]))
+                args.append((r, job, Task(threads[r], meeting, depot), tuple(begin), shares[r], [data[r] for data in evals]))
             return cast(Result, run_gang(self.engine, train_rank, args, plan)[0])
-
-    def _with_fewer(self, job: Job, n_ranks: int, *, resumed: bool) -> Job:
-        warnings.warn(
-            f"training goes on on {n_ranks} instead of {len(self.threads)} ranks, since no worker came in the place of a lost "
-            "one: the model may differ from that of all ranks within rounding",
-            stacklevel=2,
-        )
-        # Other shares have other quantiles: the trees that there are split where a quantised matrix has no bin.
-        return replace(job, quantised=False, quantised_evals=False) if resumed else job
 
     def _eval_shares(self, n_ranks: int) -> list[list[list[Share]]]:
         """For each matrix to evaluate on, for each rank, the rows that it takes; none of the training matrix, which it has."""
@@ -214,11 +200,6 @@ def engine_of(client: Engine | None, dtrain: DMatrix, evals: Evals) -> Engine:
                 "pass the same client to every DMatrix and to train"
             )
     return dtrain.engine
-
-
-def places(engine: Engine, ranks: RankPer) -> int:
-    """How many ranks there can be now."""
-    return len({worker.host if ranks == "host" else worker.id for worker in engine.workers()})
 
 
 def check_trainable(dtrain: DMatrix, ranks: RankPer) -> None:

@@ -23,7 +23,7 @@ def toml(directory: Path, text: str) -> Path:
 def test_resolve_nothing_given_is_the_default() -> None:
     """Without argument, variable or file every setting has the default that its class states."""
     assert resolve(environ={}, files=[]) == Settings()
-    assert Settings().scheduler == SchedulerSettings(3, 15.0, 60.0, 0.02)
+    assert Settings().scheduler == SchedulerSettings(3, 10.0, 60.0, 0.02)
 
 
 def test_resolve_precedence_is_argument_environment_file_default(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_resolve_override_of_none_counts_as_not_given() -> None:
         ({"worker.heartbeat_s": float("nan")}, {}, "found nan"),
         ({}, {"PARML_WORKER__HEARTBEAT_S": "soon"}, "a number from 0.01 to inf, found 'soon' in the environment"),
         ({}, {"PARML_WORKER__HEARTBEAT": "1"}, "did you mean 'heartbeat_s'"),
-        ({"worker.heartbeat_s": 10}, {}, "at most half of scheduler.worker_timeout_s, found 10 and 15"),
+        ({"worker.heartbeat_s": 10}, {}, "at most half of scheduler.worker_timeout_s, found 10 and 10"),
     ],
 )
 def test_resolve_wrong_setting_raises_and_says_what_to_do(overrides: dict, environ: dict, expected: str) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
+from parml.boosting import gang
 from parml.boosting.gang import with_restarts
 from parml_core.engine.inline import InlineEngine
 from parml_core.errors import GangError
@@ -68,3 +70,14 @@ def test_restarts_wait_for_a_worker_in_the_place_of_the_lost() -> None:
 
     assert _restarted(Run(GangError("lost")), 1, n_places) == "model"
     assert seen == [2, 1, 1, 2]
+
+
+def test_restarts_hardly_wait_after_a_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that fell silent was waited for already, and nobody takes its place: the others go on."""
+    monkeypatch.setattr(gang, "RETURN_TIMEOUT_S", 60.0)
+    monkeypatch.setattr(gang, "SILENT_RETURN_TIMEOUT_S", 0.05)
+    places = iter([2])
+    run = Run(GangError("worker 'a' was lost (silent for more than 10 s)"))
+    began = time.monotonic()
+    assert _restarted(run, 1, lambda: next(places, 1)) == "model"
+    assert time.monotonic() - began < 30
