@@ -15,12 +15,13 @@ Examples
 
 from __future__ import annotations
 
+from parml.lightgbm.cv import cv
 from parml.lightgbm.data import Dataset
 from parml.lightgbm.predict import predict
 from parml.lightgbm.sklearn import LGBMClassifier, LGBMRanker, LGBMRegressor
 from parml.lightgbm.train import train
 from parml_core.engine.registry import foresee
 
-__all__ = ["Dataset", "LGBMClassifier", "LGBMRanker", "LGBMRegressor", "predict", "train"]
+__all__ = ["Dataset", "LGBMClassifier", "LGBMRanker", "LGBMRegressor", "cv", "predict", "train"]
 
 foresee("parml.lightgbm")

@@ -15,7 +15,7 @@ import numpy as np
 
 from parml.boosting.exchange import Member
 
-_make_result = getattr(lgb, "EvalResult", lambda *values: values)  # a plain tuple before LightGBM 4.7
+make_result = getattr(lgb, "EvalResult", lambda *values: values)  # a plain tuple before LightGBM 4.7
 
 
 class SharedMetrics:
@@ -37,7 +37,7 @@ class SharedMetrics:
         weights = [weight for weight, _, _ in told]
         combined = [_mean(weights, column) for column in zip(*(mine for _, mine, _ in told), strict=True)]
         combined += [result for _, _, theirs in told for result in theirs]
-        env.evaluation_result_list[:] = [_make_result(*result) for result in combined]
+        env.evaluation_result_list[:] = [make_result(*result) for result in combined]
 
 
 def _weight_of(data: lgb.Dataset) -> float:
@@ -111,7 +111,7 @@ class Agreed:
             mine = [int(stop.best_iteration), scores]
         decided = self._member.allgather(mine)[0]
         if decided is not None:
-            raise lgb.callback.EarlyStopException(decided[0], [_make_result(*score) for score in decided[1]])
+            raise lgb.callback.EarlyStopException(decided[0], [make_result(*score) for score in decided[1]])
 
 
 def on_every_rank(callbacks: Sequence[Callable[[Any], None]], member: Member | None) -> list[Callable[[Any], None]]:

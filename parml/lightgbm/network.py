@@ -74,6 +74,16 @@ def joined(rank: int, place: Meeting | None, minutes: int) -> Iterator[Member | 
         yield member
 
 
+@contextmanager
+def met(rank: int, place: Meeting | None) -> Iterator[Member | None]:
+    """Be a member of the caller's exchange while in this context, without a network of LightGBM."""
+    if place is None:
+        yield None
+        return
+    with _verdict_awaited(rank), Member(place.invitation, rank) as member:
+        yield member
+
+
 def _invitation(told: tuple[str, int, str]) -> Invitation:
     host, port, secret = told
     return Invitation(host, port, bytes.fromhex(secret))

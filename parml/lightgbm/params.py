@@ -121,6 +121,11 @@ def decide_initial_score(params: Params) -> dict[str, Any] | None:
     return {name: value for name, value in params.items() if name in kept}
 
 
+def is_ranking(params: Params) -> bool:
+    """Whether rows are trained on in query groups."""
+    return value_of(params, "objective") in _RANKING
+
+
 def resumable(params: Params) -> bool:
     """
     Whether a training can go on from its trees alone.
@@ -148,13 +153,14 @@ def draws(params: Params) -> bool:
     (False, True)
     """
     of_rows = ("bagging_fraction", "pos_bagging_fraction", "neg_bagging_fraction")
+    of_columns = ("feature_fraction", "feature_fraction_bynode")
     return (
-        (value_of(params, "bagging_freq", 0) > 0 and any(value_of(params, name, 1.0) < 1 for name in of_rows))
-        or any(value_of(params, name, 1.0) < 1 for name in ("feature_fraction", "feature_fraction_bynode"))
+        (float(value_of(params, "bagging_freq", 0)) > 0 and any(float(value_of(params, name, 1)) < 1 for name in of_rows))
+        or any(float(value_of(params, name, 1)) < 1 for name in of_columns)
         or bool(value_of(params, "extra_trees", False))
         or "goss" in (value_of(params, "boosting"), value_of(params, "data_sample_strategy"))
         or bool(value_of(params, "use_quantized_grad", False) and value_of(params, "stochastic_rounding", True))
-        or value_of(params, "objective") in _RANKING - {"lambdarank"}
+        or (is_ranking(params) and value_of(params, "objective") != "lambdarank")
     )
 
 

@@ -131,7 +131,7 @@ def train_rank(
     state: State | None = cloudpickle.loads(pickled_state) if done else None
     # Once there are trees, the score that training started from is in the first of them.
     initial = common.initial if common is not None and state is None else ()
-    params, objective = _params_of(job, task)
+    params, objective = params_of(job, task)
     datasets = _Datasets(job, params, common, initial, state)
     data = datasets.training(batches_of(shares), shares)
     valid = datasets.valid(evaluated)
@@ -150,7 +150,7 @@ def train_rank(
 train_rank.__parml_preload__ = ("parml.lightgbm",)  # type: ignore[attr-defined]  # what a rank's process should have imported
 
 
-def _params_of(job: Job, task: Task) -> tuple[dict[str, Any], Callable[..., Any] | None]:
+def params_of(job: Job, task: Task) -> tuple[dict[str, Any], Callable[..., Any] | None]:
     """Parameters as `lightgbm.train` passes them on, with what is this rank's, and the objective where it is the user's."""
     params = copy.deepcopy(job.params)
     objective = parameters.value_of(params, "objective")
@@ -182,10 +182,10 @@ class _Datasets:
         self._common = common
         self._initial = initial
         self._going_on = job.init_model is not None
-        self._predictor = _predictor(job.init_model, params)
+        self._predictor = predictor_of(job.init_model, params)
         self._first = 0 if job.init_model is None else job.init_model.current_iteration()
         self._trees = None if state is None else lgb.Booster(model_str=state.model)
-        self._of_trees = _predictor(
+        self._of_trees = predictor_of(
             self._trees, {}
         )  # one for all Datasets, whose trees LightGBM puts before those that it adds
         self._outputs = [] if state is None else outputs_of(state.model)
@@ -247,7 +247,8 @@ class _Datasets:
         return data
 
 
-def _predictor(booster: lgb.Booster | None, params: Mapping[str, Any]) -> Any:
+def predictor_of(booster: lgb.Booster | None, params: Mapping[str, Any]) -> Any:
+    """What LightGBM goes on from; the booster has to outlive it."""
     return None if booster is None else _InnerPredictor.from_booster(booster, dict(booster.params, **params))
 
 
@@ -277,7 +278,7 @@ class _Training:
             self._own.append(SharedMetrics(member, data, train_name))
         if any(initial):
             self._own.append(StartFrom(initial))
-        self._callbacks = [*job.callbacks, *_early_stopping(params)]  # of the user: their state is in a checkpoint
+        self._callbacks = [*job.callbacks, *early_stopping(params)]  # of the user: their state is in a checkpoint
         self._first = 0 if job.init_model is None else job.init_model.current_iteration()
         self._done = 0
         self._results: list[Any] = []
@@ -372,7 +373,7 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any
     return {name: value for name, value in now.items() if name not in before or before[name] is not value}
 
 
-def _early_stopping(params: Mapping[str, Any]) -> list[Callback]:
+def early_stopping(params: Mapping[str, Any]) -> list[Callback]:
     """What stands for the parameters of early stopping."""
     rounds = params.get("early_stopping_round")
     if rounds is None or rounds <= 0:

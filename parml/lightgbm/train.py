@@ -123,7 +123,7 @@ def train(
         booster, history = with_restarts(
             engine, training.run, n_places=lambda: n_places(engine.workers(), ranks), max_restarts=max_restarts
         )
-    _fill_records(callbacks or (), history)
+    fill_records(callbacks or (), history)
     return {"booster": booster, "history": history}
 
 
@@ -158,7 +158,7 @@ class _Training:
         if len(plan) > 1:
             own_start = job.init_model is not None or "init_score" in self.train_set.partitions.fields
             common = find_common(self.train_set, params, own_start=own_start)
-        of_first = [_all_rows(data) for data in self.evaluated]
+        of_first = [all_rows(data) for data in self.evaluated]
         with meeting([rank.host for rank in plan]) as place:
             args = []
             for r, rank in enumerate(plan):
@@ -183,6 +183,7 @@ def _named(valid: Sequence[Dataset], names: Sequence[str] | str | None, train_se
 
 
 def engine_of(client: Engine | None, train_set: Dataset, valid: Sequence[tuple[str, Dataset]]) -> Engine:
+    """The engine that holds all the data; errors say what is no data."""
     for name, data in [("train", train_set), *valid]:
         if not isinstance(data, Dataset):
             raise TypeError(
@@ -248,12 +249,14 @@ def _check_fits(name: str, other: Schema, schema: Schema) -> None:
         )
 
 
-def _all_rows(data: Dataset) -> list[Share]:
+def all_rows(data: Dataset) -> list[Share]:
+    """For a rank that takes them all."""
     rows = data.schema().rows
     return share_of(data.partitions, [(i, 0, count) for i, count in enumerate(rows) if count])
 
 
 def threads_for(rank: Rank, params: Mapping[str, Any]) -> int:
+    """The threads that the user wants, or all that the workers of the rank have."""
     asked = int(parameters.value_of(params, "num_threads", 0))
     if asked > rank.threads:
         warnings.warn(
@@ -270,7 +273,7 @@ def model_to_go_on_from(model: Model | None) -> lgb.Booster | None:
     return lgb.Booster(model_file=Path(model)) if isinstance(model, str | os.PathLike) else model
 
 
-def _fill_records(callbacks: Sequence[Callable[[Any], None]], history: History) -> None:
+def fill_records(callbacks: Sequence[Callable[[Any], None]], history: History) -> None:
     """What a record_evaluation has recorded, it has in a rank; the user looks at the dict here."""
     for callback in callbacks:
         record = getattr(callback, "eval_result", None)

@@ -43,7 +43,7 @@ class SchedulerPolicy(msgspec.Struct, frozen=True):
     """
 
     allowed_failures: int = 3
-    worker_timeout_s: float = 10.0
+    worker_timeout_s: float = 15.0
     gang_start_timeout_s: float = 60.0
     prefetch_s: float = 0.02
     prefetch_max: int = 2000
