@@ -13,6 +13,7 @@ from typing import Any
 
 import lightgbm as lgb
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 
@@ -223,6 +224,29 @@ def test_early_stopping_and_a_users_model_survive_a_restart_over_ranks(client: A
     _check_same(result, expected)
     assert 0 < result["booster"].best_iteration == expected["booster"].best_iteration < 50
     assert observer.rounds_of(0).count(6) == 1  # not from the first round
+
+
+def test_classes_categories_and_weights_survive_a_restart_over_ranks(client: Any) -> None:
+    """Each class has a score to start from, which is in the first trees and nowhere else once there are some."""
+    frame = pd.DataFrame(X, columns=list("abcd")).assign(
+        k=pd.Categorical(np.where(Y > 0, "p", np.where(X[:, 3] > 0, "q", "r")))
+    )
+    classes = np.digitize(X[:, 0] + X[:, 1], [-1.0, 1.5])
+    params = _params() | {"objective": "multiclass", "num_class": 3, "metric": ["multi_logloss"]}
+
+    def train(**options: Any) -> dict[str, Any]:
+        data = [
+            pl.Dataset(client, rows, classes[: len(rows)], weight=np.abs(X[: len(rows), 2])) for rows in (frame, frame[:400])
+        ]
+        return pl.train(client, params, data[0], ROUNDS, valid_sets=data, ranks="worker", checkpoint_every=EVERY, **options)
+
+    expected = train()
+    observer = Observer("7", 1, lambda pid: os.kill(pid, signal.SIGKILL))
+    result = train(callbacks=[Reports(observer.port)])
+    observer.close()
+    assert observer.acted_s
+    _check_same(result, expected)
+    _check_repeated(observer, 0)
 
 
 @pytest.mark.parametrize("params", [{}, {"boosting": "dart", "drop_rate": 0.5}], ids=["gbdt", "dart"])

@@ -134,6 +134,7 @@ CASES: dict[str, tuple[dict[str, Any], Any, Any, dict[str, Any]]] = {
     "ranking": ({"objective": "lambdarank", "eval_at": [3]}, ARRAY, RELEVANCE, {"group": np.arange(ROWS) // 30}),
     "custom": ({"objective": _objective}, ARRAY, TARGET, {}),
     "monotone": ({"monotone_constraints": [1, 0, 0], "path_smooth": 1.0, "reg_sqrt": True}, ARRAY, TARGET, {}),
+    "nothing to learn": ({"objective": "binary"}, np.zeros((ROWS, 2)), BINARY, {}),
     "no more splits": ({"min_data_in_leaf": 400, "learning_rate": 1.0}, ARRAY[:, :1] > 0, (TARGET > 0) * 1.0, {}),
 }
 
@@ -193,6 +194,8 @@ def test_resumed_training_has_the_parameters_that_callbacks_have_set() -> None:
     def once(env: Any) -> None:
         if env.iteration == 2:
             env.model.reset_parameter({"lambda_l2": 9.0})
+            env.params["noted"] = True
+        assert ("noted" in env.params) == (env.iteration >= 2)
 
     once.before_iteration = True  # type: ignore[attr-defined]
     by_round: list[Callable[[], Any]] = [
