@@ -8,18 +8,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from parml.boosting.checkpoints import Checkpoints
+from parml.boosting.progress import Listener
 from parml.boosting.ranks import Rank
 from parml_core.engine.base import Engine
 
 
 @contextmanager
-def checkpoints_kept(engine: Engine, *, wanted: bool) -> Iterator[Checkpoints | None]:
-    """The place where checkpoints are kept while in this context; None where nothing could outlive a rank."""
+def checkpoints_kept(engine: Engine, *, wanted: bool, listener: Listener | None = None) -> Iterator[Checkpoints | None]:
+    """The place where checkpoints are kept while in this context; None where nothing could outlive a rank or is to be heard."""
     workers = engine.workers()
-    if not wanted or all(worker.pid == os.getpid() for worker in workers):
+    apart = any(worker.pid != os.getpid() for worker in workers)
+    if not (wanted and apart) and listener is None:
         yield None
         return
-    with Checkpoints(worker.host for worker in workers) as kept:
+    with Checkpoints((worker.host for worker in workers), listener) as kept:
         yield kept
 
 

@@ -1,6 +1,8 @@
 """
 Checkpoints of a training, kept by the caller: rank 0 sends them, and the ranks of a restart get the last one.
 
+On the same way rank 0 tells how far it is, where somebody wants to know.
+
 The caller is another process, and as a rule on another machine, than the ranks: what takes them down leaves the checkpoint.
 A checkpoint is bytes that only ranks look into. The connection between the two proves on every message that it comes from the
 training that it is for: a digest with a secret, which travels with the arguments of the rank.
@@ -21,6 +23,7 @@ from typing import Any, NamedTuple
 
 import cloudpickle
 
+from parml.boosting.progress import Listener
 from parml.boosting.rendezvous import address_towards
 
 INTERVAL_S = 5.0
@@ -28,7 +31,10 @@ MAX_SHARE = 0.02  # of the time that may go into checkpoints, where their rounds
 TIMEOUT_S = 10.0
 IDLE_LIMIT = 8  # strangers that may be connected at once
 
-_HEAD = struct.Struct(">QQ")  # rounds, length of the state
+NEWS_INTERVAL_S = 0.2
+
+_HEAD = struct.Struct(">BQQ")  # what it is, rounds, length
+_STATE, _NEWS = 0, 1
 _PROOF = 32
 
 log = logging.getLogger("parml.boosting")
@@ -58,11 +64,12 @@ def pickled(callback: Any) -> bytes | None:
 
 
 class Depot(NamedTuple):
-    """Where a rank sends checkpoints to."""
+    """Where a rank sends checkpoints to, and whether somebody wants to know how far it is."""
 
     host: str
     port: int
     secret: bytes
+    news: bool = False
 
     def __repr__(self) -> str:
         return f"Depot({self.host}:{self.port})"
@@ -76,6 +83,8 @@ class Checkpoints:
     ----------
     hosts : iterable of str
         Where the ranks are; checkpoints are taken on the interface that these reach.
+    listener : callable, optional
+        Hears how far the training is: called with the rounds done and what rank 0 tells of them.
 
     Attributes
     ----------
@@ -89,12 +98,13 @@ class Checkpoints:
     Checkpoint(rounds=3, state=b'trees')
     """
 
-    def __init__(self, hosts: Iterable[str]) -> None:
+    def __init__(self, hosts: Iterable[str], listener: Listener | None = None) -> None:
+        self._hear = listener
         self.latest: Checkpoint | None = None
         address = address_towards(hosts)
         self._listener = socket.create_server((address, 0), family=_family(address))
         host, port = self._listener.getsockname()[:2]
-        self.depot = Depot(host, port, secrets.token_bytes(32))
+        self.depot = Depot(host, port, secrets.token_bytes(32), listener is not None)
         self._lock = threading.Lock()
         self._open: dict[socket.socket, threading.Thread] = {}
         self._thread = threading.Thread(target=self._listen, name="parml-checkpoints", daemon=True)
@@ -143,12 +153,15 @@ class Checkpoints:
             connection.settimeout(None)
             while True:
                 head = _receive(connection, _HEAD.size)
-                rounds, length = _HEAD.unpack(head)
-                state = _receive(connection, length)
-                proof = _proof(self.depot.secret, nonce, head + state)
+                kind, rounds, length = _HEAD.unpack(head)
+                content = _receive(connection, length)
+                proof = _proof(self.depot.secret, nonce, head + content)
                 if not hmac.compare_digest(_receive(connection, _PROOF), proof):
                     return
-                self.latest = Checkpoint(rounds, state)
+                if kind == _STATE:
+                    self.latest = Checkpoint(rounds, content)
+                elif self._hear is not None:
+                    self._hear(rounds, content)
                 connection.sendall(b"\1")
         except OSError:
             return  # the rank has ended, or was no rank
@@ -172,6 +185,7 @@ class Sender:
         self._connection: socket.socket | None = None
         self._nonce = b""
         self._broken = False
+        self._told_s = -NEWS_INTERVAL_S
 
     def __enter__(self) -> Sender:
         return self
@@ -182,12 +196,21 @@ class Sender:
 
     def send(self, rounds: int, state: bytes) -> None:
         """Returns when the caller has it; what it cannot get is left out, with a warning, and training goes on without."""
+        self._send(_STATE, rounds, state)
+
+    def tell(self, rounds: int, news: Callable[[], bytes]) -> None:
+        """Say how far the training is, where somebody wants to know, and not too often."""
+        if self._depot.news and time.monotonic() - self._told_s >= NEWS_INTERVAL_S:
+            self._send(_NEWS, rounds, news())
+            self._told_s = time.monotonic()
+
+    def _send(self, kind: int, rounds: int, content: bytes) -> None:
         if self._broken:
             return
         try:
             connection = self._connection or self._connect()
-            head = _HEAD.pack(rounds, len(state))
-            for piece in (head, state, _proof(self._depot.secret, self._nonce, head + state)):
+            head = _HEAD.pack(kind, rounds, len(content))
+            for piece in (head, content, _proof(self._depot.secret, self._nonce, head + content)):
                 connection.sendall(piece)
             _receive(connection, 1)
         except OSError as error:

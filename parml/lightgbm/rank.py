@@ -18,6 +18,7 @@ from lightgbm.callback import CallbackEnv, EarlyStopException
 
 from parml.boosting.checkpoints import Depot, Pace, Sender, pickled
 from parml.boosting.exchange import Member
+from parml.boosting.progress import news_of
 from parml.boosting.shares import Batch, Share, batches_of
 from parml.lightgbm import params as parameters
 from parml.lightgbm.bins import Common
@@ -313,6 +314,8 @@ class _Training:
                 booster.best_iteration = stop.best_iteration + 1
                 self._results = stop.best_score
                 break
+            if sender is not None:
+                sender.tell(i + 1, lambda: news_of(self.history))
             if sender is not None and pace.due(i + 1):
                 began = time.monotonic()
                 sender.send(i + 1, self._pickled(booster))

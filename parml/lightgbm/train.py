@@ -14,6 +14,7 @@ import lightgbm as lgb
 from parml.boosting.attempts import Team, checkpoints_kept
 from parml.boosting.checkpoints import Checkpoints
 from parml.boosting.gang import run_gang, wait_for_inputs, with_restarts
+from parml.boosting.progress import progress_line
 from parml.boosting.ranks import Rank, RankPer, n_places, plan_ranks
 from parml.boosting.shares import Share, share_of
 from parml.lightgbm import params as parameters
@@ -42,6 +43,7 @@ def train(
     ranks: RankPer = "host",
     max_restarts: int = 3,
     checkpoint_every: int | None = None,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """
     Train a booster on rows in partitions.
@@ -82,6 +84,8 @@ def train(
     checkpoint_every : int, optional
         Rounds between two checkpoints, which rank 0 sends to this process; 0: none, a restart begins with the first round.
         Default: as many as take about five seconds, and more where a checkpoint takes long.
+    progress : bool
+        Show a line with the rounds done and the last metrics; needs rich.
 
     Returns
     -------
@@ -109,15 +113,15 @@ def train(
     parameters.check(params)
     check_trainable(train_set, ranks)
     job = _job_of(dict(params), num_boost_round, train_set, valid)
+    wanted = max_restarts > 0 and checkpoint_every != 0 and parameters.resumable(train_set.params | job.params)
     job = replace(
         job,
         callbacks=tuple(callbacks or ()),
         feval=feval,
         init_model=model_to_go_on_from(init_model),
-        checkpoint_every=checkpoint_every,
+        checkpoint_every=checkpoint_every if wanted else 0,
     )
-    wanted = max_restarts > 0 and checkpoint_every != 0 and parameters.resumable(train_set.params | job.params)
-    with checkpoints_kept(engine, wanted=wanted) as kept:
+    with progress_line(job.rounds, shown=progress) as line, checkpoints_kept(engine, wanted=wanted, listener=line) as kept:
         evaluated = [data for _, data in valid if data is not train_set]
         training = _Training(engine, job, train_set, evaluated, ranks, kept)
         booster, history = with_restarts(

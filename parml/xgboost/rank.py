@@ -13,6 +13,7 @@ import xgboost as xgb
 from xgboost.callback import EarlyStopping, EvaluationMonitor, TrainingCallback
 
 from parml.boosting.checkpoints import Depot, Pace, Sender, pickled
+from parml.boosting.progress import news_of
 from parml.boosting.shares import Share, batches_of
 from parml.xgboost.collective import Meeting, joined
 from parml.xgboost.data import MatrixSpec
@@ -144,6 +145,8 @@ def _boost(
         booster.update(dtrain, iteration=i, fobj=obj)
         if container.after_iteration(booster, i, dtrain, evals):
             break
+        if sender is not None:
+            sender.tell(i + 1, lambda: news_of(cast(History, container.history)))
         if sender is not None and pace.due(i + 1):
             began = time.monotonic()
             sender.send(i + 1, _state(container, booster))

@@ -15,6 +15,7 @@ import xgboost as xgb
 from parml.boosting.attempts import Team, checkpoints_kept
 from parml.boosting.checkpoints import Checkpoints
 from parml.boosting.gang import run_gang, wait_for_inputs, with_restarts
+from parml.boosting.progress import progress_line
 from parml.boosting.ranks import Rank, RankPer, n_places, plan_ranks, share_out
 from parml.boosting.shares import Share, share_of
 from parml.xgboost.collective import tracker
@@ -45,6 +46,7 @@ def train(
     ranks: RankPer = "host",
     max_restarts: int = 3,
     checkpoint_every: int | None = None,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """
     Train a booster on rows in partitions.
@@ -82,6 +84,8 @@ def train(
     checkpoint_every : int, optional
         Rounds between two checkpoints, which rank 0 sends to this process; 0: none, a restart begins with the first round.
         Default: as many as take about five seconds, and more where a checkpoint takes long.
+    progress : bool
+        Show a line with the rounds done and the last metrics; needs rich.
 
     Returns
     -------
@@ -117,8 +121,9 @@ def train(
     params = {name: value for name, value in params.items() if value is not None}
     check_trainable(dtrain, ranks)
     job = _job_of(params, num_boost_round, dtrain, evals, options, quantise=xgb_model is None)
-    job = replace(job, checkpoint_every=checkpoint_every)
-    with checkpoints_kept(engine, wanted=max_restarts > 0 and checkpoint_every != 0) as kept:
+    wanted = max_restarts > 0 and checkpoint_every != 0
+    job = replace(job, checkpoint_every=checkpoint_every if wanted else 0)
+    with progress_line(job.rounds, shown=progress) as line, checkpoints_kept(engine, wanted=wanted, listener=line) as kept:
         training = _Training(engine, job, dtrain, evals, ranks, kept, cloudpickle.dumps(_model_to_go_on_from(xgb_model)))
         booster, history = with_restarts(
             engine, training.run, n_places=lambda: n_places(engine.workers(), ranks), max_restarts=max_restarts

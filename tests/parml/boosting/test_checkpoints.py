@@ -57,7 +57,7 @@ def test_checkpoints_a_message_that_breaks_off_is_not_taken() -> None:
         sender = Sender(kept.depot)
         sender.send(2, b"whole")
         assert sender._connection is not None
-        sender._connection.sendall((7).to_bytes(8, "big") + (1000).to_bytes(8, "big") + b"half")
+        sender._connection.sendall(bytes(1) + (7).to_bytes(8, "big") + (1000).to_bytes(8, "big") + b"half")
         sender._connection.close()
     assert kept.latest == Checkpoint(2, b"whole")
 
