@@ -170,10 +170,30 @@ def _planned_together(collections: Sequence[Collection]) -> list[Any]:
     return planned
 
 
+def graph_of(*collections: Collection) -> tuple[Graph, list[list[Key]]]:
+    """
+    All tasks of several collections, planned together, and the keys of each.
+
+    Examples
+    --------
+    >>> from parml import delayed
+    >>> one = delayed(int)("1")
+    >>> graph, groups = graph_of(one, one + 1)
+    >>> len(graph), [len(keys) for keys in groups]
+    (2, [1, 1])
+    """
+    planned = _planned_together(collections)
+    return _merged(planned), [collection.__parml_keys__() for collection in planned]
+
+
+def _merged(collections: Sequence[Collection]) -> Graph:
+    graphs = [collection.__parml_graph__() for collection in collections]
+    return Graph.merge({id(graph): graph for graph in graphs}.values())  # those planned together share one
+
+
 def _submit(collections: Sequence[Collection], groups: Sequence[Sequence[Key]], engine: Engine) -> dict[Key, Future[Any]]:
     """One future for each different key."""
-    graphs = [collection.__parml_graph__() for collection in collections]
-    graph = Graph.merge({id(graph): graph for graph in graphs}.values())  # those planned together share one
+    graph = _merged(collections)
     futures = {key: graph.futures[key] for keys in groups for key in keys if key in graph.futures and key not in graph}
     wants = list(dict.fromkeys(key for keys in groups for key in keys if key not in futures))
     if wants:

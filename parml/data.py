@@ -9,9 +9,9 @@ nothing is joined, and a partition stays where the engine computed it. A small t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, TypeVar
 
 from parml.collections import compute, is_collection, persist
 from parml.schema import Description, Schema, describe, schema_of
@@ -20,9 +20,11 @@ from parml_core.engine.base import Engine, Future
 from parml_core.errors import InputError
 from parml_core.graph import Graph, Ref, Task
 from parml_core.hashing import tokenize
-from parml_core.typing import Key
+from parml_core.typing import Key, WorkerId
 
 __all__ = ["PartitionedArray", "Partitions"]
+
+T = TypeVar("T")
 
 
 class Partitions:
@@ -80,33 +82,57 @@ class Partitions:
             self._schema = schema_of(self.engine.gather(self._descriptions))
         return self._schema
 
-    def batch(self, i: int) -> dict[str, Future[Any]]:
+    def batch(self, i: int) -> dict[str, Any]:
         """The futures of partition `i` by field."""
         return {name: column[i] for name, column in self.fields.items()}
+
+    def each(self, fn: Callable[[Any], T], name: str) -> list[Future[T]]:
+        """``fn`` of each partition of a field."""
+        return [self.engine.submit(fn, part) for part in self.fields[name]]
+
+    def collection(self, name: str) -> PartitionedArray:
+        """The partitions of a field as a collection."""
+        futures = {future.key: future for future in self.fields[name]}
+        return PartitionedArray(Graph((), futures), list(futures))
+
+    def inputs(self) -> list[Future[Any]]:
+        """What a rank that gets X is given."""
+        return self.fields["X"]
+
+    def holders(self) -> list[tuple[WorkerId, ...]]:
+        """For each partition the workers that hold its X."""
+        return self.engine.locate(self.fields["X"])
 
 
 def _lay_out(engine: Engine, given: dict[str, Any]) -> dict[str, list[Future[Any]]]:
     """The partitions of each field as futures, every field in the same number of partitions."""
     chunked = {name: value for name, value in given.items() if is_collection(value)}
     columns = dict(zip(chunked, map(_futures_of, persist(*chunked.values(), engine=engine)), strict=True))
-    counts = {name: len(column) for name, column in columns.items()}
+    check_counts({name: len(column) for name, column in columns.items()})
+    in_memory = {name: value for name, value in given.items() if name not in chunked}
+    if in_memory:
+        columns |= scatter_rows(engine, in_memory, _lengths_of(engine, columns, in_memory))
+    return {name: columns[name] for name in given}
+
+
+def scatter_rows(engine: Engine, in_memory: Mapping[str, Any], lengths: Sequence[int]) -> dict[str, list[Future[Any]]]:
+    """What is in memory, cut to partitions of these lengths and put on the engine."""
+    stops = list(accumulate(lengths))
+    blocks = [
+        slice_rows(value, stop - length, stop)
+        for value in in_memory.values()
+        for length, stop in zip(lengths, stops, strict=True)
+    ]
+    futures = engine.scatter(blocks)
+    return {name: futures[i * len(lengths) : (i + 1) * len(lengths)] for i, name in enumerate(in_memory)}
+
+
+def check_counts(counts: Mapping[str, int]) -> None:
+    """An InputError where fields have different numbers of partitions."""
     if len(set(counts.values())) > 1:
         raise InputError(
             f"expected the same number of partitions everywhere, found {counts}; derive all from one table, or repartition"
         )
-    in_memory = {name: value for name, value in given.items() if name not in chunked}
-    if in_memory:
-        lengths = _lengths_of(engine, columns, in_memory)
-        stops = list(accumulate(lengths))
-        blocks = [
-            slice_rows(value, stop - length, stop)
-            for value in in_memory.values()
-            for length, stop in zip(lengths, stops, strict=True)
-        ]
-        futures = engine.scatter(blocks)
-        for i, name in enumerate(in_memory):
-            columns[name] = futures[i * len(lengths) : (i + 1) * len(lengths)]
-    return {name: columns[name] for name in given}
 
 
 def _futures_of(persisted: Any) -> list[Future[Any]]:
@@ -119,15 +145,16 @@ def _lengths_of(engine: Engine, columns: Mapping[str, list[Future[Any]]], in_mem
     if columns:
         name, futures = next(iter(columns.items()))
         lengths = engine.gather([engine.submit(row_count, future) for future in futures])
-        _check_whole(name, sum(lengths), in_memory)
+        check_whole(name, sum(lengths), in_memory)
         return lengths
     rows = row_count(in_memory["X"])
-    _check_whole("X", rows, in_memory)
+    check_whole("X", rows, in_memory)
     n = max(1, min(len(engine.workers()), rows))
     return [rows // n + (i < rows % n) for i in range(n)]
 
 
-def _check_whole(reference: str, rows: int, in_memory: Mapping[str, Any]) -> None:
+def check_whole(reference: str, rows: int, in_memory: Mapping[str, Any]) -> None:
+    """An InputError where what is in memory has another number of rows."""
     for name, value in in_memory.items():
         if row_count(value) != rows:
             raise InputError(

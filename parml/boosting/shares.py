@@ -13,7 +13,7 @@ Batch = dict[str, Any]
 """Rows in memory: ``"X"``, and what there is of ``"y"``, ``"weight"``, … ."""
 
 Share = tuple[dict[str, Any], int, int]
-"""One partition by field, futures in the caller and values in the rank, and which rows of it."""
+"""One partition by field, futures in the caller and values in the rank, or its recipe and inputs; and which rows of it."""
 
 
 def share_of(data: Partitions, pieces: Sequence[Piece]) -> list[Share]:
@@ -30,7 +30,12 @@ def batches_of(shares: Sequence[Share]) -> list[Batch]:
     >>> batches_of([({"X": [1, 2, 3], "y": [0, 1, 1]}, 1, 3)])
     [{'X': [2, 3], 'y': [1, 1]}]
     """
-    return [{name: _rows(value, start, stop) for name, value in batch.items()} for batch, start, stop in shares]
+    return [rows_of(batch, start, stop) for batch, start, stop in shares]
+
+
+def rows_of(batch: Batch, start: int, stop: int) -> Batch:
+    """These rows of a batch."""
+    return {name: _rows(value, start, stop) for name, value in batch.items()}
 
 
 def _rows(value: Any, start: int, stop: int) -> Any:

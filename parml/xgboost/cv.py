@@ -91,9 +91,10 @@ def cv(
     ['train-rmse-mean', 'train-rmse-std', 'test-rmse-mean', 'test-rmse-std']
     """
     engine = engine_of(client, dtrain, ())
-    if dtrain.quantised:
+    if dtrain.quantised or dtrain.external_memory:
         raise InputError(
-            "expected a DMatrix to cross-validate on, found a QuantileDMatrix, which has no rows to select; use DMatrix"
+            "expected a DMatrix in memory to cross-validate on, found one that is quantised, which has no rows to select; use "
+            "DMatrix, without external_memory"
         )
     check_trainable(dtrain, ranks)
     params = {name: value for name, value in params.items() if value is not None}

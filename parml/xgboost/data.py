@@ -9,12 +9,14 @@ from typing import Any, ClassVar
 import numpy as np
 import xgboost as xgb
 
+from parml.boosting.recipes import Recipes
 from parml.boosting.runs import group_starts, qid_of, runs_of, sizes_of
 from parml.boosting.shares import Batch
 from parml.collections import compute, is_collection
 from parml.data import Partitions
 from parml.schema import Schema
 from parml.tables import concatenate, row_count
+from parml.xgboost.external import Stored
 from parml_core.engine.base import Engine
 from parml_core.engine.registry import resolve
 from parml_core.errors import InputError
@@ -36,6 +38,8 @@ class MatrixSpec:
     max_bin : int
         For quantised matrices.
     feature_weights : array, optional
+    external_memory : bool or str
+        Whether rows and quantised pages are on disk, or the folder there.
     """
 
     missing: float
@@ -44,19 +48,30 @@ class MatrixSpec:
     feature_types: tuple[str, ...] | None
     max_bin: int
     feature_weights: Any = None
+    external_memory: bool | str = False
 
-    def build(self, batches: Sequence[Batch], nthread: int, *, quantised: bool, ref: xgb.DMatrix | None = None) -> xgb.DMatrix:
+    def build(
+        self,
+        batches: Sequence[Batch],
+        nthread: int,
+        *,
+        quantised: bool,
+        ref: xgb.DMatrix | None = None,
+        pages: str | None = None,
+    ) -> xgb.DMatrix:
         """
         One matrix of several partitions.
 
-        A quantised one reads them one by one and never joins them. One that is not has to be built from the joined rows:
-        fed by an iterator, xgboost's other tree methods grow other trees.
+        A quantised one reads them one by one and never joins them; with a prefix for files, `pages`, it is in these. One that
+        is not has to be built from the joined rows: fed by an iterator, xgboost's other tree methods grow other trees.
         """
         options: dict[str, Any] = {"missing": self.missing, "nthread": nthread, "enable_categorical": self.enable_categorical}
         features = _features(self.feature_names, self.feature_types)
         batches, set_groups = _without_groups(batches)
         matrix: xgb.DMatrix
-        if quantised:
+        if pages is not None:
+            matrix = xgb.ExtMemQuantileDMatrix(_BatchIter(batches, features, pages), max_bin=self.max_bin, ref=ref, **options)
+        elif quantised:
             matrix = xgb.QuantileDMatrix(_BatchIter(batches, features), max_bin=self.max_bin, ref=ref, **options)
         else:
             whole = {name: concatenate([batch[name] for batch in batches]) for name in batches[0]}
@@ -95,11 +110,11 @@ def _without_groups(batches: Sequence[Batch]) -> tuple[Sequence[Batch], Callable
 class _BatchIter(xgb.DataIter):
     """Shows xgboost one partition after the other, as often as it asks (four times for a quantised matrix)."""
 
-    def __init__(self, batches: Sequence[Batch], features: Mapping[str, Any]) -> None:
+    def __init__(self, batches: Sequence[Batch], features: Mapping[str, Any], pages: str | None = None) -> None:
         self._batches = batches
         self._features = features
         self._next = 0
-        super().__init__(release_data=True)
+        super().__init__(pages, release_data=True, on_host=False)
 
     def reset(self) -> None:
         self._next = 0
@@ -107,7 +122,10 @@ class _BatchIter(xgb.DataIter):
     def next(self, input_data: Callable[..., None]) -> bool:
         if self._next == len(self._batches):
             return False
-        input_data(**_as_arguments(self._batches[self._next]), **self._features)
+        batch = self._batches[self._next]
+        if isinstance(batch["X"], Stored):
+            batch = {**batch, "X": batch["X"].load()}
+        input_data(**_as_arguments(batch), **self._features)
         self._next += 1
         return True
 
@@ -147,6 +165,13 @@ class DMatrix:
     feature_weights : array, optional
     enable_categorical : bool
         Take category columns as such. All partitions must share their categories.
+    external_memory : bool or str
+        For data larger than the memory of the workers: the engine keeps no partition. Each rank computes those of its host
+        one after the other, writes them to its disk, in the folder for temporary files or in this folder, and trains from
+        quantised pages there, with as little memory as a few partitions and the labels take. The trees are those of
+        ``tree_method`` hist on data in memory; nothing but hist can be trained, and not from another model on. X is a
+        collection, whose partitions are read or computed twice, once to describe them. What most partitions depend on, as
+        on a mean of all, is computed once and kept by the engine.
 
     Examples
     --------
@@ -175,6 +200,7 @@ class DMatrix:
         feature_types: Sequence[str] | None = None,
         feature_weights: Any = None,
         enable_categorical: bool = False,
+        external_memory: bool | str = False,
     ) -> None:
         self.engine = resolve(client)
         qid = _qid_of(self.engine, X, qid, group)
@@ -183,6 +209,7 @@ class DMatrix:
         self.feature_types = tuple(feature_types) if feature_types is not None else None
         self.feature_weights = None if feature_weights is None else np.asarray(feature_weights)
         self.enable_categorical = enable_categorical
+        self.external_memory = external_memory
         self.max_bin: int | None = None
         self._group_starts: list[int] | None = None
         fields = {
@@ -194,7 +221,8 @@ class DMatrix:
             "qid": qid,
         }
         try:
-            self.partitions = Partitions.start(self.engine, X=X, **fields)
+            kind = Recipes if external_memory else Partitions
+            self.partitions: Partitions = kind.start(self.engine, X=X, **fields)
         except InputError as error:
             if group is None:
                 raise
@@ -226,9 +254,8 @@ class DMatrix:
 
     def group_starts(self) -> list[int] | None:
         """The rows at which query groups begin; None without groups. Waits for them."""
-        qid = self.partitions.fields.get("qid")
-        if qid is not None and self._group_starts is None:
-            runs = self.engine.gather([self.engine.submit(runs_of, part) for part in qid])
+        if "qid" in self.partitions.fields and self._group_starts is None:
+            runs = self.engine.gather(self.partitions.each(runs_of, "qid"))
             self._group_starts = group_starts(runs, self.schema().rows)
         return self._group_starts
 
@@ -242,9 +269,9 @@ class DMatrix:
         types = self.feature_types
         if types is None and schema.mixed and schema.names is not None:
             types = tuple(_XGBOOST_TYPES[kind] for kind in schema.kinds)
-        return MatrixSpec(
-            self.missing, self.enable_categorical, self.feature_names, types, self.max_bin or max_bin, self.feature_weights
-        )
+        bins = self.max_bin or max_bin
+        features = self.feature_names, types, bins, self.feature_weights
+        return MatrixSpec(self.missing, self.enable_categorical, *features, external_memory=self.external_memory)
 
 
 def _qid_of(engine: Engine, X: Any, qid: Any, group: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import cloudpickle
@@ -13,11 +13,10 @@ from parml.collections import is_collection
 from parml.data import PartitionedArray
 from parml.tables import row_count
 from parml.xgboost.data import DMatrix
-from parml_core.engine.base import Engine, Future
+from parml_core.engine.base import Engine
 from parml_core.errors import InputError
 from parml_core.graph import Graph, Ref, Task
 from parml_core.hashing import tokenize
-from parml_core.typing import Key
 
 
 def predict(
@@ -132,8 +131,8 @@ def _apply(
             raise InputError(f"expected the DMatrix on {client!r}, found it on {X.engine!r}; pass the client it was made with")
         if base_margin is not None:
             raise InputError("expected the base margin of a DMatrix in the DMatrix, found another one; put it into the DMatrix")
-        fields = X.partitions.fields
-        rows, margin = _Futures(fields["X"]), _Futures(fields["base_margin"]) if "base_margin" in fields else None
+        data = X.partitions
+        rows, margin = data.collection("X"), data.collection("base_margin") if "base_margin" in data.fields else None
         return _map_partitions(Task("", _load, (bytes(booster.save_raw("ubj")),)), rows, margin, one, how)
     if is_collection(X):
         return _map_partitions(Task("", _load, (bytes(booster.save_raw("ubj")),)), X, base_margin, one, how)
@@ -145,25 +144,12 @@ def by_partition(estimator: xgb.XGBModel, method: str, X: Any, base_margin: Any,
     return _map_partitions(Task("", _load_estimator, (cloudpickle.dumps(estimator),)), X, base_margin, _call, (method, options))
 
 
-class _Futures:
-    """Just enough of a collection."""
-
-    def __init__(self, futures: Sequence[Future[Any]]) -> None:
-        self._futures = {future.key: future for future in futures}
-
-    def __parml_graph__(self) -> Graph:
-        return Graph((), self._futures)
-
-    def __parml_keys__(self) -> list[Key]:
-        return list(self._futures)
-
-
 def _map_partitions(load: Task, X: Any, base_margin: Any, one: Any, how: tuple[Any, ...]) -> PartitionedArray:
     """``one(model, partition, margin, *how)``. One task loads the model, so that it does not travel with each partition."""
     graph, keys = X.__parml_graph__(), list(X.__parml_keys__())
     margins: list[Any] = [None] * len(keys)
     if base_margin is not None:
-        if not (is_collection(base_margin) or isinstance(base_margin, _Futures)):
+        if not is_collection(base_margin):
             raise InputError(
                 "expected a base margin in partitions beside partitions, found one in memory; put both into a DMatrix"
             )

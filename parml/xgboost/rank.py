@@ -17,6 +17,7 @@ from parml.boosting.progress import news_of
 from parml.boosting.shares import Share, batches_of
 from parml.xgboost.collective import Meeting, joined
 from parml.xgboost.data import MatrixSpec
+from parml.xgboost.external import disk
 from parml.xgboost.metrics import Callbacks
 
 History = dict[str, dict[str, list[float]]]
@@ -89,14 +90,7 @@ def train_rank(
         Rank 0 has the result.
     """
     with joined(rank, task.meeting), ExitStack() as stack:
-        dtrain = job.train.build(batches_of(shares), task.nthread, quantised=job.quantised)
-        shares.clear()
-        evals = []
-        for (name, spec), mine in zip(job.evals, eval_shares, strict=True):
-            evals.append((dtrain if spec is None else _build_eval(spec, job, mine, task.nthread, dtrain), name))
-            mine.clear()
-        sender = stack.enter_context(Sender(task.depot)) if rank == 0 and task.depot is not None else None
-        booster, history = _boost(job, task.nthread, begin, dtrain, evals, sender)
+        booster, history = _train(job, task, begin, shares, eval_shares, sends=rank == 0, stack=stack)
     if rank != 0:
         return None
     # Whoever predicts with the model does so with the threads of their own machine.
@@ -112,9 +106,37 @@ def threads_asked(params: Mapping[str, Any]) -> int:
     return int(params.get("nthread") or params.get("n_jobs") or 0)
 
 
-def _build_eval(spec: MatrixSpec, job: Job, shares: list[Share], nthread: int, dtrain: xgb.DMatrix) -> xgb.DMatrix:
-    ref = dtrain if job.quantised_evals else None
-    return spec.build(batches_of(shares), nthread, quantised=job.quantised_evals, ref=ref)
+def _train(
+    job: Job,
+    task: Task,
+    begin: tuple[int, bytes],
+    shares: list[Share],
+    eval_shares: list[list[Share]],
+    *,
+    sends: bool,
+    stack: ExitStack,
+) -> Result:
+    """`stack` holds what the matrices need as long as they live, which is until this returns."""
+    dtrain = _matrix(job.train, shares, task.nthread, stack, quantised=job.quantised)
+    ref, evals = dtrain if job.quantised_evals else None, []
+    for (name, spec), mine in zip(job.evals, eval_shares, strict=True):
+        data = _matrix(spec, mine, task.nthread, stack, quantised=job.quantised_evals, ref=ref) if spec else dtrain
+        evals.append((data, name))
+    sender = stack.enter_context(Sender(task.depot)) if sends and task.depot is not None else None
+    return _boost(job, task.nthread, begin, dtrain, evals, sender)
+
+
+def _matrix(spec: MatrixSpec, shares: list[Share], nthread: int, stack: ExitStack, **how: Any) -> xgb.DMatrix:
+    """A matrix of these rows, which are let go of."""
+    if not spec.external_memory:
+        batches = batches_of(shares)
+        shares.clear()
+        return spec.build(batches, nthread, **how)
+    place = stack.enter_context(disk(spec.external_memory if isinstance(spec.external_memory, str) else None))
+    batches = place.store(shares)
+    shares.clear()
+    with place.pages() as prefix:
+        return spec.build(batches, nthread, pages=prefix, **how)
 
 
 def _boost(

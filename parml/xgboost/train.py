@@ -120,6 +120,7 @@ def train(
     }
     params = {name: value for name, value in params.items() if value is not None}
     check_trainable(dtrain, ranks)
+    _check_external_memory(params, dtrain, evals, xgb_model)
     job = _job_of(params, num_boost_round, dtrain, evals, options, quantise=xgb_model is None)
     wanted = max_restarts > 0 and checkpoint_every != 0
     job = replace(job, checkpoint_every=checkpoint_every if wanted else 0)
@@ -162,7 +163,10 @@ class _Training:
         threads = self.team.threads_of(plan, lambda rank: threads_for(rank, job.params))
         if checkpoint is not None and len(plan) < (self.team.size or 0):
             # Other shares have other quantiles: the trees that there are split where a quantised matrix has no bin.
-            job = replace(job, quantised=False, quantised_evals=False)
+            if job.train.external_memory:
+                begin = (0, self.model)  # there is nothing but quantised pages
+            else:
+                job = replace(job, quantised=False, quantised_evals=False)
         shares = [share_of(self.dtrain.partitions, rank.pieces) for rank in plan]
         evals = self._eval_shares(len(plan))
         with tracker(len(plan), [rank.host for rank in plan]) as meeting:
@@ -218,10 +222,10 @@ def check_trainable(dtrain: DMatrix, ranks: RankPer) -> None:
 
 def plan_for(engine: Engine, dtrain: DMatrix, ranks: RankPer, at_most: int | None = None) -> list[Rank]:
     """Who trains on which rows, of the workers that there are now."""
-    futures = dtrain.partitions.fields["X"]
-    wait_for_inputs(engine, futures)
+    data = dtrain.partitions
+    wait_for_inputs(engine, data.inputs())
     rows, starts = dtrain.schema().rows, dtrain.group_starts()
-    return plan_ranks(engine.workers(), engine.locate(futures), rows, per=ranks, at_most=at_most, starts=starts)
+    return plan_ranks(engine.workers(), data.holders(), rows, per=ranks, at_most=at_most, starts=starts)
 
 
 def _job_of(
@@ -254,6 +258,35 @@ def _job_of(
     # A category that training has not seen has no bin: quantised it would become another category.
     has_categories = bool(schema.columns_of_kind("category")) or "c" in (dtrain.feature_types or ())
     return Job(params, rounds, dtrain.spec(max_bin), tuple(specs), quantised, quantised and not has_categories, options)
+
+
+def _check_external_memory(params: Mapping[str, Any], dtrain: DMatrix, evals: Evals, xgb_model: Model | None) -> None:
+    """A NotSupported for what cannot be trained from quantised pages on disk."""
+    outside = [name for data, name in [(dtrain, "train"), *evals] if data.external_memory]
+    if not outside:
+        return
+    where = f"with external memory (the {outside[0]!r} data)"
+    device = str(params.get("device", "cpu"))
+    if not _grows_by_histogram(params) or device != "cpu":
+        asked = {name: params[name] for name in (*_HISTOGRAM, "device") if name in params}
+        raise NotSupported(
+            f"expected trees by histogram on the processor {where}, found {asked}; take tree_method hist and a booster of "
+            "trees, or leave external_memory out"
+        )
+    if xgb_model is not None:
+        raise NotSupported(
+            f"expected no model to go on from {where}, found xgb_model: its trees split between the quantiles, where the pages "
+            "know no values; leave external_memory or xgb_model out"
+        )
+    categories = dtrain.schema().columns_of_kind("category") or "c" in (dtrain.feature_types or ())
+    if categories and any(data.external_memory for data, _ in evals if data is not dtrain):
+        raise NotSupported(
+            "expected numbers in data to evaluate on with external memory, found categories, some of which training may not "
+            "have seen; leave external_memory out for the data to evaluate on"
+        )
+
+
+_HISTOGRAM = ("booster", "tree_method", "updater", "process_type")
 
 
 def _grows_by_histogram(params: Mapping[str, Any]) -> bool:
