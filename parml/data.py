@@ -1,10 +1,10 @@
 """
 Any X and y as aligned partitions of rows: what the trainers and estimators are fed with.
 
-What may stand for X, y, weights: collections (see `parml.collections`), numpy arrays, pandas, pyarrow and polars tables,
-scipy.sparse matrices, and sequences of numbers. `Partitions.start` puts each into the engine as one future per partition;
-nothing is joined, and a partition stays where the engine computed it. A small task beside each partition describes it, and
-`parml.schema.schema_of` compares the descriptions before anything is trained.
+What may stand for X, y, weights: collections (see `parml.collections`), Dask arrays and dataframes, numpy arrays, pandas,
+pyarrow and polars tables, scipy.sparse matrices, and sequences of numbers. `Partitions.start` puts each into the engine as one
+future per partition; nothing is joined, and a partition stays where the engine computed it. A small task beside each partition
+describes it, and `parml.schema.schema_of` compares the descriptions before anything is trained.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from itertools import accumulate
 from typing import Any, TypeVar
 
 from parml.collections import compute, is_collection, persist
+from parml.from_dask import as_collection
 from parml.schema import Description, Schema, describe, schema_of
 from parml.tables import as_table, concatenate, row_count, slice_rows
 from parml_core.engine.base import Engine, Future
@@ -66,6 +67,7 @@ class Partitions:
         Returns at once, unless something in memory has to be cut to the partitions of a collection, whose lengths it needs.
         """
         given = {"X": X} | {name: value for name, value in fields.items() if value is not None}
+        given = {name: as_collection(value) for name, value in given.items()}
         given = {name: value if is_collection(value) else as_table(value, name) for name, value in given.items()}
         columns = _lay_out(engine, given)
         tasks = []

@@ -14,6 +14,7 @@ import numpy as np
 
 from parml.collections import is_collection
 from parml.data import PartitionedArray
+from parml.from_dask import as_collection
 from parml.tables import library_of
 from parml_core.engine.base import Engine
 from parml_core.errors import InputError
@@ -78,6 +79,7 @@ def classes_of(engine: Engine, y: Any) -> Classes:
     >>> classes_of(InlineEngine(), ["no", "yes", "no"]).counts
     array([2, 1])
     """
+    y = as_collection(y)
     if is_collection(y):
         counter = map_rows(_count, y)
         graph = counter.__parml_graph__()
@@ -97,6 +99,7 @@ def classes_of(engine: Engine, y: Any) -> Classes:
 
 def map_rows(fn: Callable[..., Any], rows: Any, *fixed: Any) -> Any:
     """`fn(rows, *fixed)`; for a collection the lazy collection of what `fn` makes of each partition."""
+    rows = as_collection(rows)
     if not is_collection(rows):
         return fn(rows, *fixed)
     keys = rows.__parml_keys__()

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from parml.boosting.shares import Batch
 from parml.collections import graph_of, is_collection
 from parml.data import PartitionedArray, Partitions, check_counts, check_whole, scatter_rows
+from parml.from_dask import as_collection
 from parml.schema import Description, describe
 from parml.tables import as_table, row_count
 from parml_core.engine.base import Engine, Future
@@ -109,13 +110,14 @@ class Recipes(Partitions):
 
         X has to be a collection. Other fields may be in memory: then the engine computes X once more, to count its rows.
         """
+        X = as_collection(X)
         if not is_collection(X):
             raise InputError(
                 f"expected X for external memory as a collection, whose partitions can be read or computed one by one, found "
                 f"{type(X).__module__}.{type(X).__qualname__}, which is in memory as a whole; leave external_memory out, or "
                 "write it to files for parml.dataframe.read_parquet"
             )
-        given = {"X": X} | {name: value for name, value in fields.items() if value is not None}
+        given = {"X": X} | {name: as_collection(value) for name, value in fields.items() if value is not None}
         chunked = {name: value for name, value in given.items() if is_collection(value)}
         graph, groups = graph_of(*chunked.values())
         check_counts({name: len(keys) for name, keys in zip(chunked, groups, strict=True)})

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from parml.boosting.runs import group_starts, qid_of, runs_of
 from parml.collections import compute, is_collection
 from parml.data import Partitions
+from parml.from_dask import as_collection
 from parml.lightgbm.params import Params
 from parml.schema import Schema
 from parml.tables import row_count
@@ -89,6 +90,7 @@ class Dataset:
         params: Params | None = None,
     ) -> None:
         self.engine = resolve(client)
+        X, group = as_collection(X), as_collection(group)
         self.reference = reference
         self.params = dict(params or {})
         self.feature_name = None if isinstance(feature_name, str) else tuple(feature_name)

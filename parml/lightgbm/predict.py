@@ -10,6 +10,7 @@ import numpy as np
 
 from parml.collections import is_collection
 from parml.data import PartitionedArray
+from parml.from_dask import as_collection
 from parml.lightgbm.data import Dataset
 from parml.tables import library_of, row_count
 from parml_core.engine.base import Engine
@@ -75,6 +76,7 @@ def predict(
         "validate_features": validate_features,
         **params,
     }
+    X = as_collection(X)
     if isinstance(X, Dataset):
         if client is not None and X.engine is not client:
             raise InputError(f"expected the Dataset on {client!r}, found it on {X.engine!r}; pass the client it was made with")

@@ -14,6 +14,7 @@ from parml.boosting.runs import group_starts, qid_of, runs_of, sizes_of
 from parml.boosting.shares import Batch
 from parml.collections import compute, is_collection
 from parml.data import Partitions
+from parml.from_dask import as_collection
 from parml.schema import Schema
 from parml.tables import concatenate, row_count
 from parml.xgboost.external import Stored
@@ -152,7 +153,7 @@ class DMatrix:
     client : Engine or None
         None: the current engine.
     X : collection, array or table
-        Two-dimensional. Collections, numpy, pandas, pyarrow, polars, scipy.sparse.
+        Two-dimensional. Collections (those of Dask, too), numpy, pandas, pyarrow, polars, scipy.sparse.
     y : optional
         Labels: of the same kinds, and of the same rows.
     weight, base_margin, label_lower_bound, label_upper_bound : optional
@@ -203,6 +204,7 @@ class DMatrix:
         external_memory: bool | str = False,
     ) -> None:
         self.engine = resolve(client)
+        X, weight, qid, group = map(as_collection, (X, weight, qid, group))
         qid = _qid_of(self.engine, X, qid, group)
         self.missing = np.nan if missing is None else missing
         self.feature_names = tuple(feature_names) if feature_names is not None else None

@@ -11,6 +11,7 @@ import xgboost as xgb
 
 from parml.collections import is_collection
 from parml.data import PartitionedArray
+from parml.from_dask import as_collection
 from parml.tables import row_count
 from parml.xgboost.data import DMatrix
 from parml_core.engine.base import Engine
@@ -126,6 +127,7 @@ def _apply(
     client: Engine | None, booster: xgb.Booster, X: Any, base_margin: Any, one: Any, how: tuple[dict[str, Any], ...]
 ) -> Any:
     """`one` for the whole of X, or for each partition of it."""
+    X, base_margin = as_collection(X), as_collection(base_margin)
     if isinstance(X, DMatrix):
         if client is not None and X.engine is not client:
             raise InputError(f"expected the DMatrix on {client!r}, found it on {X.engine!r}; pass the client it was made with")
