@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from parml.collections import compute, persist
 from parml.delayed import delayed  # not lazily: the import system would later put the module in the place of the function
+from parml.doctor import doctor  # the same; what it needs is loaded when it is called
 
 if TYPE_CHECKING:
     from parml.client import Client
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from parml_core.engine.derived import as_completed
 
 __version__ = "0.1.0"
-__all__ = ["Client", "LocalCluster", "__version__", "as_completed", "compute", "delayed", "persist"]
+__all__ = ["Client", "LocalCluster", "__version__", "as_completed", "compute", "delayed", "doctor", "persist"]
 
 _LAZY = {"Client": "parml.client", "LocalCluster": "parml_core.client", "as_completed": "parml_core.engine.derived"}
 

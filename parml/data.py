@@ -81,8 +81,12 @@ class Partitions:
     def schema(self) -> Schema:
         """Wait for all partitions and compare them. Raises what computing them raised, or an InputError."""
         if self._schema is None:
-            self._schema = schema_of(self.engine.gather(self._descriptions))
+            self._schema = schema_of(self.descriptions())
         return self._schema
+
+    def descriptions(self) -> list[Description]:
+        """What each partition looks like, whether or not they fit together."""
+        return self.engine.gather(self._descriptions)
 
     def batch(self, i: int) -> dict[str, Any]:
         """The futures of partition `i` by field."""

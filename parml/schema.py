@@ -9,6 +9,7 @@ from typing import Any
 
 from parml.tables import library_of, row_count
 from parml_core.errors import InputError
+from parml_core.sizeof import sizeof
 
 __all__ = ["Description", "Schema", "describe", "schema_of"]
 
@@ -34,6 +35,8 @@ class Description:
         Digest of the categories by column.
     label_fault : str
         What is wrong with the values of the label; empty: nothing.
+    nbytes : int
+        What X takes in memory, about.
     """
 
     rows: dict[str, int]
@@ -42,6 +45,7 @@ class Description:
     kinds: tuple[str, ...]
     categories: dict[str, str] = field(default_factory=dict)
     label_fault: str = ""
+    nbytes: int = 0
 
 
 def describe(data: Any, fields: Mapping[str, Any]) -> Description:
@@ -58,20 +62,21 @@ def describe(data: Any, fields: Mapping[str, Any]) -> Description:
     rows = {"X": row_count(data)} | {name: row_count(value) for name, value in fields.items()}
     if len(shape) != 2:
         return Description(rows, 0, None, ())
-    fault = _label_fault(fields["y"]) if "y" in fields else ""
+    fault, nbytes = _label_fault(fields["y"]) if "y" in fields else "", sizeof(data)
     if library_of(data) == "polars":
         data = data.to_arrow()
     if library_of(data) == "pandas":
         names = tuple(str(name) for name in data.columns)
         kinds = tuple(_pandas_kind(dtype) for dtype in data.dtypes)
         categories = {name: _digest(data.iloc[:, i].cat.categories) for i, name in enumerate(names) if kinds[i] == "category"}
-        return Description(rows, shape[1], names, kinds, categories, fault)
+        return Description(rows, shape[1], names, kinds, categories, fault, nbytes)
     if library_of(data) == "pyarrow":
         names = tuple(data.schema.names)
         kinds = tuple(_arrow_kind(dtype) for dtype in data.schema.types)
         categories = {name: _arrow_digest(data, name) for name, kind in zip(names, kinds, strict=True) if kind == "category"}
-        return Description(rows, shape[1], names, kinds, categories, fault)
-    return Description(rows, shape[1], None, (_KIND_OF_CODE.get(data.dtype.kind, str(data.dtype)),), label_fault=fault)
+        return Description(rows, shape[1], names, kinds, categories, fault, nbytes)
+    kinds = (_KIND_OF_CODE.get(data.dtype.kind, str(data.dtype)),)
+    return Description(rows, shape[1], None, kinds, label_fault=fault, nbytes=nbytes)
 
 
 _KIND_OF_CODE = {"b": "bool", "i": "int", "u": "int", "f": "float"}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from parml.boosting.runs import group_starts, qid_of, runs_of
 from parml.collections import compute, is_collection
@@ -75,6 +75,8 @@ class Dataset:
     Dataset(1 partitions of X, y on inline)
     """
 
+    _start: ClassVar[Callable[..., Partitions]] = staticmethod(Partitions.start)
+
     def __init__(
         self,
         client: Engine | None,
@@ -99,7 +101,7 @@ class Dataset:
             (sizes,) = compute(group, engine=self.engine)
             group = qid_of(sizes, None if is_collection(X) else row_count(X))
         self._group_starts: list[int] | None = None
-        self.partitions = Partitions.start(self.engine, X=X, y=y, weight=weight, init_score=init_score, group=group)
+        self.partitions = self._start(self.engine, X=X, y=y, weight=weight, init_score=init_score, group=group)
 
     def __repr__(self) -> str:
         fields = ", ".join(self.partitions.fields)
@@ -128,9 +130,8 @@ class Dataset:
 
     def group_starts(self) -> list[int] | None:
         """The rows at which query groups begin; None without groups. Waits for them."""
-        group = self.partitions.fields.get("group")
-        if group is not None and self._group_starts is None:
-            runs = self.engine.gather([self.engine.submit(runs_of, part) for part in group])
+        if "group" in self.partitions.fields and self._group_starts is None:
+            runs = self.engine.gather(self.partitions.each(runs_of, "group"))
             self._group_starts = group_starts(runs, self.schema().rows)
         return self._group_starts
 

@@ -120,7 +120,7 @@ def train(
     }
     params = {name: value for name, value in params.items() if value is not None}
     check_trainable(dtrain, ranks)
-    _check_external_memory(params, dtrain, evals, xgb_model)
+    check_external_memory(params, dtrain, evals, xgb_model)
     job = _job_of(params, num_boost_round, dtrain, evals, options, quantise=xgb_model is None)
     wanted = max_restarts > 0 and checkpoint_every != 0
     job = replace(job, checkpoint_every=checkpoint_every if wanted else 0)
@@ -260,7 +260,7 @@ def _job_of(
     return Job(params, rounds, dtrain.spec(max_bin), tuple(specs), quantised, quantised and not has_categories, options)
 
 
-def _check_external_memory(params: Mapping[str, Any], dtrain: DMatrix, evals: Evals, xgb_model: Model | None) -> None:
+def check_external_memory(params: Mapping[str, Any], dtrain: DMatrix, evals: Evals, xgb_model: Model | None) -> None:
     """A NotSupported for what cannot be trained from quantised pages on disk."""
     outside = [name for data, name in [(dtrain, "train"), *evals] if data.external_memory]
     if not outside:
