@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import cloudpickle
 import lightgbm as lgb
 import numpy as np
+from lightgbm.basic import _MULTICLASS_OBJECTIVES
 from lightgbm.compat import _LGBMValidateData
 from lightgbm.sklearn import _EvalFunctionWrapper
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.preprocessing import LabelEncoder
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 
+from parml.boosting.estimator import OnEngine, Pair, fit_like, lazily, scored
 from parml.boosting.labels import Classes, classes_of, map_rows
-from parml.boosting.ranks import RankPer
-from parml.collections import compute, is_collection, persist
+from parml.collections import is_collection
 from parml.data import PartitionedArray
 from parml.lightgbm.data import Dataset
 from parml.lightgbm.params import names_of
@@ -26,84 +25,22 @@ from parml.lightgbm.predict import in_partitions
 from parml.lightgbm.train import train
 from parml.tables import library_of, row_count
 from parml_core.engine.base import Engine
-from parml_core.engine.registry import resolve
 from parml_core.errors import InputError
 from parml_core.graph import Graph, Ref, Task
 from parml_core.hashing import tokenize
 
-_OPTIONS = ("client", "ranks", "max_restarts")
 _OF_SEVERAL_CLASSES = {"logloss": "multi_logloss", "binary_logloss": "multi_logloss", "error": "multi_error"}
 _OF_SEVERAL_CLASSES |= {"binary_error": "multi_error"}
 _OF_TWO_CLASSES = {"logloss": "binary_logloss", "multi_logloss": "binary_logloss", "error": "binary_error"}
 _OF_TWO_CLASSES |= {"multi_error": "binary_error"}
 
-F = TypeVar("F", bound=Callable[..., Any])
 
+class _OnEngine(OnEngine, lgb.LGBMModel):
+    """What the estimators add to lightgbm's own."""
 
-def _with_signature_of(method: Callable[..., Any]) -> Callable[[F], F]:
-    """What scikit-learn and its users see of a method: which arguments it takes."""
-
-    def decorate(function: F) -> F:
-        function.__signature__ = inspect.signature(method)  # type: ignore[attr-defined]
-        return function
-
-    return decorate
-
-
-class _OnEngine(lgb.LGBMModel):
-    """
-    What all the estimators share. How a training runs is no parameter of the model: the options below are given to the
-    constructor, or set as attributes; `sklearn.base.clone` keeps them, and a pickle keeps all but the client.
-
-    Attributes
-    ----------
-    client : Engine or None
-        Where to train. None: the current engine.
-    ranks, max_restarts
-        As for `parml.lightgbm.train`.
-    """
-
-    client: Engine | None = None
-    ranks: RankPer = "host"
-    max_restarts: int = 3
-
-    def __init__(self, **params: Any) -> None:
-        for name in _OPTIONS:
-            if name in params:
-                setattr(self, name, params.pop(name))
-        super().__init__(**params)
-
-    def set_params(self, **params: Any) -> Any:
-        """As scikit-learn's; takes the options too."""
-        for name in _OPTIONS:
-            if name in params:
-                setattr(self, name, params.pop(name))
-        return super().set_params(**params)
-
-    def __sklearn_clone__(self) -> Any:
-        clone = super().__sklearn_clone__()
-        for name in _OPTIONS:
-            if name in vars(self):
-                setattr(clone, name, getattr(self, name))
-        return clone
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in super().__getstate__().items() if name != "client"}
-
-    # --- fit -----------------------------------------------------------------------------------------------------------
-
-    def _fit(self, like: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """`like` is lightgbm's own method, whose arguments these are."""
-        bound = inspect.signature(like).bind(self, *args, **kwargs)
-        bound.apply_defaults()
-        given = bound.arguments
-        engine = resolve(self.client)
-        given["X"], given["y"] = _taken(given["X"]), _taken(given["y"])
-        evals = _evals(given)
-        # At once, since X and y may come from the same files, and y is looked at before the rest.
-        X, y = persist(given["X"], given["y"], engine=engine)
-        y, classes, encode = self._labels(engine, y)
-        X, y, sample_weight = self._validated(X, y, given["sample_weight"])
+    def _fit(self, engine: Engine, given: dict[str, Any]) -> Any:
+        rows, labels, pairs, classes = self._with_codes(engine, given["X"], given["y"], _evals(given))
+        X, y, sample_weight = self._validated(rows, labels, given["sample_weight"])
         if self.class_weight is not None:
             sample_weight = _product(sample_weight, _class_weights(engine, y, classes, self.class_weight))
         params = self._training_params()
@@ -112,9 +49,9 @@ class _OnEngine(lgb.LGBMModel):
         fields = {"weight": sample_weight, "init_score": given["init_score"], "group": given.get("group")}
         train_set = Dataset(engine, X, y, **fields, **features)
         valid = []
-        for i, (X_i, y_i) in enumerate(evals):
-            same = X_i is given["X"] and y_i is given["y"]
-            valid.append(train_set if same else self._valid_set(engine, i, X_i, encode(y_i), given))
+        for i, (X_i, y_i) in enumerate(pairs):
+            same = X_i is rows and y_i is labels
+            valid.append(train_set if same else self._valid_set(engine, i, X_i, y_i, given))
         init_model = given["init_model"]
         result = train(
             engine,
@@ -148,10 +85,6 @@ class _OnEngine(lgb.LGBMModel):
             if sample_weight.ndim > 1:
                 raise InputError(f"expected one weight for each row in sample_weight, found the shape {sample_weight.shape}")
         return X, y, sample_weight
-
-    def _labels(self, engine: Engine, y: Any) -> tuple[Any, Classes | None, Callable[[Any], Any]]:
-        """What LightGBM is to learn, the classes of a classifier, and what makes the same of other labels."""
-        return y, None, lambda labels: labels
 
     def _training_params(self) -> dict[str, Any]:
         params = self._process_params(stage="fit")
@@ -198,35 +131,11 @@ class _OnEngine(lgb.LGBMModel):
         self.fitted_ = True
         return self
 
-    # --- predict -------------------------------------------------------------------------------------------------------
-
-    @_with_signature_of(lgb.LGBMModel.predict)
-    def predict(self, X: Any, *args: Any, **kwargs: Any) -> Any:
-        """
-        Predict: at once for rows in memory, a lazy collection with the same partitions for a collection.
-
-        Returns
-        -------
-        numpy.ndarray or PartitionedArray
-        """
-        return self._lazily("predict", X, args, kwargs) if is_collection(X) else super().predict(X, *args, **kwargs)
-
-    def _lazily(self, method: str, X: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> PartitionedArray:
-        arguments = inspect.signature(getattr(self, method)).bind(X, *args, **kwargs).arguments
-        arguments |= arguments.pop("kwargs", {})
-        options = {name: value for name, value in arguments.items() if name != "X"}
+    def _of_partitions(self, method: str, X: Any, options: dict[str, Any]) -> PartitionedArray:
         assert self.booster_ is not None  # raises where there is none
         return in_partitions(
             X, "estimator", cloudpickle.loads, (cloudpickle.dumps(self),), _call, {"method": method, **options}
         )
-
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """As scikit-learn's; of a collection the predictions and `y` are brought here."""
-        if not is_collection(X):
-            return float(super().score(X, y, sample_weight))  # type: ignore[misc]  # of scikit-learn's mixins
-        predicted, y, sample_weight = compute(self.predict(X), y, sample_weight, engine=resolve(self.client))
-        metric = accuracy_score if isinstance(self, lgb.LGBMClassifier) else r2_score
-        return float(metric(y, predicted, sample_weight=sample_weight))
 
 
 def _call(estimator: _OnEngine, X: Any, how: dict[str, Any]) -> Any:
@@ -237,13 +146,7 @@ def _call(estimator: _OnEngine, X: Any, how: dict[str, Any]) -> Any:
     return getattr(estimator, how["method"])(X, **{"num_threads": 1, **options})
 
 
-def _taken(value: Any) -> Any:
-    """What is neither a table nor a collection, but can be an array, as an array."""
-    array_like = hasattr(value, "__array__") and not is_collection(value) and not hasattr(value, "dtype")
-    return np.asarray(value) if array_like and not hasattr(value, "columns") else value
-
-
-def _evals(given: dict[str, Any]) -> list[tuple[Any, Any]]:
+def _evals(given: dict[str, Any]) -> list[Pair]:
     """Pairs to evaluate on, in whichever form they came."""
     eval_set, eval_X, eval_y = given.get("eval_set"), given.get("eval_X"), given.get("eval_y")
     if eval_set is not None and (eval_X is not None or eval_y is not None):
@@ -261,7 +164,7 @@ def _evals(given: dict[str, Any]) -> list[tuple[Any, Any]]:
         pairs = [eval_set] if isinstance(eval_set, tuple) else list(eval_set or ())
     if given.get("eval_group") is not None and len(given["eval_group"]) != len(pairs):
         raise ValueError(f"Length of eval_group ({len(given['eval_group'])}) not equal to length of eval_set ({len(pairs)})")
-    return [(_taken(X), _taken(y)) for X, y in pairs]
+    return pairs
 
 
 def _class_weights(engine: Engine, codes: Any, classes: Classes | None, class_weight: Any) -> Any:
@@ -313,16 +216,9 @@ class LGBMRegressor(_OnEngine, lgb.LGBMRegressor):
     (100,)
     """
 
-    @_with_signature_of(lgb.LGBMRegressor.fit)
-    def fit(self, *args: Any, **kwargs: Any) -> Any:
-        """
-        Train. Takes what `lightgbm.LGBMRegressor.fit` takes, and collections in the place of every array.
-
-        Returns
-        -------
-        self
-        """
-        return self._fit(lgb.LGBMRegressor.fit, args, kwargs)
+    fit = fit_like(lgb.LGBMRegressor.fit)
+    predict = lazily(lgb.LGBMRegressor.predict)
+    score = scored(lgb.LGBMRegressor.score, r2_score)
 
 
 class LGBMClassifier(_OnEngine, lgb.LGBMClassifier):
@@ -344,21 +240,19 @@ class LGBMClassifier(_OnEngine, lgb.LGBMClassifier):
     ['no', 'yes']
     """
 
-    @_with_signature_of(lgb.LGBMClassifier.fit)
-    def fit(self, *args: Any, **kwargs: Any) -> Any:
-        """
-        Train. Takes what `lightgbm.LGBMClassifier.fit` takes, and collections in the place of every array.
+    fit = fit_like(lgb.LGBMClassifier.fit)
+    predict = lazily(lgb.LGBMClassifier.predict)
+    predict_proba = lazily(lgb.LGBMClassifier.predict_proba)
+    score = scored(lgb.LGBMClassifier.score, accuracy_score)
 
-        Returns
-        -------
-        self
-        """
-        return self._fit(lgb.LGBMClassifier.fit, args, kwargs)
+    @lazily
+    def decision_function(self, X: Any, **options: Any) -> Any:
+        """The score of each row before it becomes a probability."""
+        return self.predict_proba(X, raw_score=True, **options)
 
-    def _labels(self, engine: Engine, y: Any) -> tuple[Any, Classes | None, Callable[[Any], Any]]:
+    def _learn_classes(self, engine: Engine, y: Any) -> Classes | None:
         if not is_collection(y):
-            check_classification_targets(y)
-            y = column_or_1d(y, warn=True)
+            column_or_1d(y, warn=True)  # warns as scikit-learn does
         classes = classes_of(engine, y)
         self._le = LabelEncoder()
         self._le.classes_ = self._classes = classes.labels
@@ -366,34 +260,13 @@ class LGBMClassifier(_OnEngine, lgb.LGBMClassifier):
         self._class_map = {label: code for code, label in enumerate(classes.labels)}
         if self.objective is None:
             self._objective = None
-        return classes.encode(y), classes, classes.encode
+        return classes
 
     def _metrics(self, params: dict[str, Any], eval_metric: Any) -> list[Callable[..., Any]]:
-        several = self._n_classes > 2 or params["objective"] in ("multiclass", "multiclassova")
+        several = self._n_classes > 2 or params["objective"] in _MULTICLASS_OBJECTIVES
         mended = _OF_SEVERAL_CLASSES if several else _OF_TWO_CLASSES
         asked: Sequence[Any] = eval_metric if isinstance(eval_metric, list) else [eval_metric]
         return super()._metrics(params, [mended.get(m, m) if isinstance(m, str) else m for m in asked if m is not None])
-
-    @_with_signature_of(lgb.LGBMClassifier.predict_proba)
-    def predict_proba(self, X: Any, *args: Any, **kwargs: Any) -> Any:
-        """
-        The probability of each class, in the order of `classes_`; lazy for a collection.
-
-        Returns
-        -------
-        numpy.ndarray or PartitionedArray
-        """
-        return self._lazily("predict_proba", X, args, kwargs) if is_collection(X) else super().predict_proba(X, *args, **kwargs)
-
-    def decision_function(self, X: Any, **kwargs: Any) -> Any:
-        """
-        The score of each row before it becomes a probability; lazy for a collection.
-
-        Returns
-        -------
-        numpy.ndarray or PartitionedArray
-        """
-        return self.predict_proba(X, raw_score=True, **kwargs)
 
 
 class LGBMRanker(_OnEngine, lgb.LGBMRanker):
@@ -415,21 +288,13 @@ class LGBMRanker(_OnEngine, lgb.LGBMRanker):
     (100,)
     """
 
-    @_with_signature_of(lgb.LGBMRanker.fit)
-    def fit(self, *args: Any, **kwargs: Any) -> Any:
-        """
-        Train. Takes what `lightgbm.LGBMRanker.fit` takes, and collections in the place of every array.
+    fit = fit_like(lgb.LGBMRanker.fit)
+    predict = lazily(lgb.LGBMRanker.predict)
 
-        Returns
-        -------
-        self
-        """
-        bound = inspect.signature(lgb.LGBMRanker.fit).bind(self, *args, **kwargs)
-        bound.apply_defaults()
-        given = bound.arguments
+    def _fit(self, engine: Engine, given: dict[str, Any]) -> Any:
         if given["group"] is None:
             raise ValueError("Should set group for ranking task")
         if given["eval_group"] is None and any(given.get(name) is not None for name in ("eval_set", "eval_X", "eval_y")):
             raise ValueError("eval_group cannot be None if any of eval_set, eval_X, or eval_y are provided")
         self._eval_at = given["eval_at"]
-        return self._fit(lgb.LGBMRanker.fit, args, kwargs)
+        return super()._fit(engine, given)

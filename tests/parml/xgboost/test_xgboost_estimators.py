@@ -291,7 +291,7 @@ def test_classifier_labels_of_two_kinds_in_two_partitions_are_refused(engine: En
 
 def test_estimator_evals_fields_of_another_number_are_refused(engine: Engine) -> None:
     """One weight array for each pair."""
-    with pytest.raises(InputError, match="expected weight for each of 1 pairs"):
+    with pytest.raises(InputError, match="expected sample_weight_eval_set for each of 1 pairs"):
         px.XGBRegressor(client=engine).fit(X, TARGET, eval_set=[(X, TARGET)], sample_weight_eval_set=[WEIGHT, WEIGHT])
 
 
