@@ -245,10 +245,8 @@ class LGBMClassifier(_OnEngine, lgb.LGBMClassifier):
     predict_proba = lazily(lgb.LGBMClassifier.predict_proba)
     score = scored(lgb.LGBMClassifier.score, accuracy_score)
 
-    @lazily
-    def decision_function(self, X: Any, **options: Any) -> Any:
-        """The score of each row before it becomes a probability."""
-        return self.predict_proba(X, raw_score=True, **options)
+    if hasattr(lgb.LGBMClassifier, "decision_function"):  # since lightgbm 4.7
+        decision_function = lazily(lgb.LGBMClassifier.decision_function)
 
     def _learn_classes(self, engine: Engine, y: Any) -> Classes | None:
         if not is_collection(y):

@@ -280,6 +280,14 @@ class XGBRanker(_OnEngine, xgb.XGBRanker):
     predict = lazily(xgb.XGBRanker.predict)
     apply = lazily(xgb.XGBRanker.apply)
 
+    def score(self, X: Any, y: Any) -> float:
+        """As `xgboost.XGBRanker.score`, of rows in memory."""
+        if is_collection(X):
+            raise NotSupported(
+                "expected rows in memory for the score of a ranker, found a collection; compute it, or evaluate with eval_set"
+            )
+        return float(super().score(X, y))
+
     def _matrix(
         self, engine: Engine, X: Any, y: Any, known: CategoriesByColumn, *, group: Any = None, qid: Any = None, **fields: Any
     ) -> DMatrix:

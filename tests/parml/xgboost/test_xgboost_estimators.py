@@ -1,24 +1,18 @@
-"""The estimators are xgboost's own: the same models, attributes and checks, with any labels and any kind of data."""
+"""What parml's estimators for XGBoost have that xgboost's own have not; what is alike stands in boosting/ and in the suite."""
 
 from __future__ import annotations
 
 import pickle
-import warnings
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import xgboost as xgb
-from sklearn.base import clone
-from sklearn.metrics import mean_absolute_error
 from sklearn.model_selection import GridSearchCV
-from sklearn.utils.estimator_checks import check_estimator
 
 import parml.xgboost as px
-from parml.data import PartitionedArray
 from parml_core.engine.base import Engine
-from parml_core.engine.inline import InlineEngine
 from parml_core.errors import InputError, NotSupported
 
 ROWS = 600
@@ -28,13 +22,6 @@ TARGET = (X.a + X.b * X.c + 0.3 * _rng.normal(size=ROWS)).to_numpy()
 CODES = np.digitize(TARGET, [-0.7, 0.5])
 WEIGHT = _rng.random(ROWS)
 QID = np.repeat(np.arange(60), 10)
-ESTIMATORS = ["XGBClassifier", "XGBRFClassifier", "XGBRegressor", "XGBRFRegressor", "XGBRanker"]
-
-
-@pytest.fixture
-def engine() -> Any:
-    with InlineEngine() as engine:
-        yield engine
 
 
 def _dump(model: xgb.XGBModel) -> list[str]:
@@ -55,56 +42,6 @@ def _labels(kind: str) -> Any:
         "floats": CODES.astype("f4"),
         "bool": CODES > 0,
     }[kind]
-
-
-@pytest.mark.parametrize("name", ESTIMATORS)
-def test_estimator_fails_no_check_that_the_plain_one_passes(name: str) -> None:
-    """scikit-learn's checks: what fails here fails in xgboost too."""
-    failed = []
-    for module in (xgb, px):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            results = check_estimator(getattr(module, name)(n_estimators=5, n_jobs=1), on_fail=None)
-        failed.append({result["check_name"] for result in results if result["status"] == "failed"})
-        assert len(results) > 40
-    assert failed[1] <= failed[0]
-
-
-@pytest.mark.parametrize("name", ESTIMATORS)
-@pytest.mark.parametrize("chunked", [False, True])
-def test_fit_grows_the_trees_of_the_plain_estimator(engine: Engine, parts: Any, name: str, chunked: bool) -> None:
-    """Same dump, history, importances and predictions, with weights and data to evaluate on, from memory and partitions."""
-    y = {"C": CODES, "R": TARGET, "k": CODES}[name.removeprefix("XGBRF").removeprefix("XGB").replace("Ranker", "k")[0]]
-    params = {"n_estimators": 5, "random_state": 3}
-    rank = name == "XGBRanker"
-    plain = getattr(xgb, name)(**params, n_jobs=_threads(engine))
-    fields: dict[str, Any] = {"sample_weight": WEIGHT[:40] if rank else WEIGHT[:400]}
-    evals: dict[str, Any] = {"eval_set": [(X[:400], y[:400]), (X[400:], y[400:])], "verbose": False}
-    if rank:
-        plain.fit(X[:400], y[:400], qid=QID[:400], eval_qid=[QID[:400], QID[400:]], **fields, **evals)
-        fields = {"sample_weight": np.repeat(WEIGHT[:40], 10), "qid": QID[:400]}
-        evals |= {"eval_qid": [QID[:400], QID[400:]]}
-    else:
-        plain.fit(X[:400], y[:400], **fields, **evals)
-    ours = getattr(px, name)(**params, client=engine)
-    Xt, yt = X[:400], y[:400]
-    if chunked:
-        Xt, yt, fields = (
-            parts(Xt, 105, 105, 300),
-            parts(yt, 105, 105, 300),
-            {name: parts(value, 105, 105, 300) for name, value in fields.items()},
-        )
-    ours.fit(Xt, yt, **fields, **evals)
-    assert _dump(ours) == _dump(plain)
-    assert ours.evals_result() == plain.evals_result()
-    np.testing.assert_array_equal(ours.feature_importances_, plain.feature_importances_)
-    assert (ours.n_features_in_, list(ours.feature_names_in_)) == (4, list("abcd"))
-    np.testing.assert_array_equal(ours.predict(X), plain.predict(X))
-    np.testing.assert_array_equal(ours.apply(X), plain.apply(X))
-    lazy = ours.predict(parts(X, 50, 50))
-    assert isinstance(lazy, PartitionedArray) and lazy.npartitions == 3
-    np.testing.assert_array_equal(lazy.compute(engine), plain.predict(X))
-    np.testing.assert_array_equal(ours.apply(parts(X, 50)).compute(engine), plain.apply(X))
 
 
 @pytest.mark.parametrize("kind", ["text", "pandas text", "categories", "1 2", "0 2 4", "floats", "bool"])
@@ -138,49 +75,6 @@ def test_classifier_over_ranks_that_lack_classes_learns_all(cluster_client: Any)
         assert ours.score(Xs, labels) == pytest.approx(plain.score(Xs, codes), abs=0.02)
 
 
-def test_classifier_respects_the_objective(engine: Engine) -> None:
-    """binary:hinge and multi:softmax stay what they are."""
-    for objective, y in [("binary:hinge", CODES > 0), ("multi:softmax", CODES), ("binary:logitraw", CODES > 1)]:
-        options = {"n_estimators": 3, "objective": objective}
-        plain = xgb.XGBClassifier(**options, n_jobs=_threads(engine)).fit(X, y)
-        ours = px.XGBClassifier(**options, client=engine).fit(X, y)
-        assert (_dump(ours), ours.objective) == (_dump(plain), objective)
-        np.testing.assert_array_equal(ours.predict(X), plain.predict(X))
-
-
-def test_estimator_objective_metric_and_callbacks_of_the_user(engine: Engine) -> None:
-    """Functions in scikit-learn's manner, and callbacks, do what they do in xgboost; early stopping leaves its attributes."""
-
-    def objective(y: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return predicted - y, np.full_like(y, 0.5)
-
-    def fit(model: Any) -> Any:
-        model.set_params(callbacks=[xgb.callback.LearningRateScheduler(lambda i: 0.9 / (i + 1))])
-        return model.fit(X[:300], TARGET[:300], eval_set=[(X[300:], TARGET[300:])], verbose=False)
-
-    params = {
-        "objective": objective,
-        "eval_metric": mean_absolute_error,
-        "n_estimators": 60,
-        "early_stopping_rounds": 3,
-        "max_depth": 6,
-    }
-    plain, ours = fit(xgb.XGBRegressor(**params, n_jobs=_threads(engine))), fit(px.XGBRegressor(**params, client=engine))
-    assert (_dump(ours), ours.evals_result()) == (_dump(plain), plain.evals_result())
-    assert (ours.best_iteration, ours.best_score) == (plain.best_iteration, plain.best_score)
-    np.testing.assert_array_equal(ours.predict(X), plain.predict(X))
-    assert "mean_absolute_error" in ours.evals_result()["validation_0"]
-
-
-def test_regressor_several_targets_and_multilabel_classes_equal_plain(engine: Engine, parts: Any) -> None:
-    """Two columns of y, numbers or 0 and 1."""
-    for name, y in [("XGBRegressor", np.c_[TARGET, X.d]), ("XGBClassifier", (np.c_[TARGET, X.d] > 0).astype(int))]:
-        plain = getattr(xgb, name)(n_estimators=3, n_jobs=_threads(engine)).fit(X, y)
-        ours = getattr(px, name)(n_estimators=3, client=engine).fit(parts(X, 100), parts(y, 100))
-        assert _dump(ours) == _dump(plain)
-        np.testing.assert_array_equal(ours.predict(parts(X, 30)).compute(engine), plain.predict(X))
-
-
 def test_regressor_base_margin_reaches_training_and_partitions(engine: Engine, parts: Any) -> None:
     """A margin in partitions beside partitions, also for predictions."""
     margin = np.linspace(-1, 1, ROWS)
@@ -202,33 +96,28 @@ def test_estimator_goes_on_from_another(engine: Engine) -> None:
 
 
 def test_ranker_takes_groups_as_sizes_ids_or_a_column(engine: Engine) -> None:
-    """Three ways to say the same."""
-    plain = xgb.XGBRanker(n_estimators=3, n_jobs=_threads(engine)).fit(X, CODES, qid=QID)
+    """Three ways to say the same; a weight belongs to a group, and may be given for each row of it."""
+    plain = xgb.XGBRanker(n_estimators=3, n_jobs=_threads(engine)).fit(X, CODES, qid=QID, sample_weight=WEIGHT[:60])
     ways: list[tuple[Any, dict[str, Any]]] = [(X, {"group": [10] * 60}), (X, {"qid": QID}), (X.assign(qid=QID), {})]
     for data, how in ways:
-        ours = px.XGBRanker(n_estimators=3, client=engine).fit(data, CODES, **how)
-        assert _dump(ours) == _dump(plain)
+        for weight in (WEIGHT[:60], np.repeat(WEIGHT[:60], 10)):
+            ours = px.XGBRanker(n_estimators=3, client=engine).fit(data, CODES, sample_weight=weight, **how)
+            assert _dump(ours) == _dump(plain)
         np.testing.assert_array_equal(ours.predict(data), plain.predict(X))
     with pytest.raises(InputError, match="found neither"):
         px.XGBRanker(client=engine).fit(X, CODES)
 
 
+def test_ranker_score_is_that_of_the_table_with_queries(engine: Engine, parts: Any) -> None:
+    """A score of partitions, whose groups may begin in one and end in another, is refused."""
+    plain = xgb.XGBRanker(n_estimators=3, n_jobs=_threads(engine)).fit(X, CODES, qid=QID)
+    ours = px.XGBRanker(n_estimators=3, client=engine).fit(X, CODES, qid=QID)
+    assert ours.score(X.assign(qid=QID), CODES) == plain.score(X.assign(qid=QID), CODES)
+    with pytest.raises(NotSupported, match="expected rows in memory"):
+        ours.score(parts(X, 100), parts(CODES, 100))
+
+
 # --- as an estimator ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ESTIMATORS)
-def test_estimator_parameters_are_the_plain_ones_and_the_client_is_none_of_them(engine: Engine, name: str) -> None:
-    """get_params is xgboost's; clone keeps how to train, a pickle all of it but the client."""
-    ours = getattr(px, name)(max_depth=3, client=engine, ranks="worker", max_restarts=1)
-    plain = getattr(xgb, name)(max_depth=3)
-    assert ours.get_params().keys() == plain.get_params().keys()
-    assert {k: v for k, v in ours.get_params().items() if v == v} == {k: v for k, v in plain.get_params().items() if v == v}
-    copy = clone(ours)
-    assert (copy.client, copy.ranks, copy.max_restarts, copy.max_depth) == (engine, "worker", 1, 3)
-    sent = pickle.loads(pickle.dumps(ours))
-    assert (sent.client, sent.ranks, sent.max_depth) == (None, "worker", 3)
-    assert copy.set_params(client=None, max_depth=4).get_params()["max_depth"] == 4
-    assert copy.client is None and ours.client is engine
 
 
 def test_estimator_in_a_search_finds_what_the_plain_one_finds() -> None:

@@ -1,0 +1,1 @@
+"""What tests of estimators and of collections share, here and in packages that build on parml."""
