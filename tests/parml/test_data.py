@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -17,43 +16,12 @@ from hypothesis import strategies as st
 from parml.data import PartitionedArray, Partitions
 from parml.schema import describe, schema_of
 from parml.tables import as_table, concatenate, row_count, slice_rows
-from parml_core.engine.base import Engine, Future
+from parml.testing.parts import Parts
+from parml_core.engine.base import Engine
 from parml_core.engine.inline import InlineEngine
 from parml_core.engine.threads import ThreadsEngine
 from parml_core.errors import InputError
 from parml_core.graph import Graph, Task
-from parml_core.hashing import tokenize
-
-
-class Chunks:
-    """A collection by protocol alone."""
-
-    def __init__(self, parts: Sequence[Any], futures: Sequence[Future[Any]] | None = None) -> None:
-        self.keys = [f"chunk-{tokenize(list(parts))}:{i}" for i in range(len(parts))]
-        tasks = [Task(key, _give, ([part],)) for key, part in zip(self.keys, parts, strict=True)]
-        self.graph = Graph(tasks) if futures is None else Graph((), dict(zip(self.keys, futures, strict=True)))
-
-    def __parml_graph__(self) -> Graph:
-        return self.graph
-
-    def __parml_keys__(self) -> list[str]:
-        return self.keys
-
-    def __parml_finish__(self, results: Sequence[Any]) -> Any:
-        return concatenate(results)
-
-    def __parml_persisted__(self, futures: Sequence[Future[Any]]) -> Chunks:
-        kept = object.__new__(Chunks)
-        kept.keys = [future.key for future in futures]
-        kept.graph = Graph((), dict(zip(kept.keys, futures, strict=True)))
-        return kept
-
-    def __parml_token__(self) -> str:
-        return tokenize(*self.keys)
-
-
-def _give(box: list[Any]) -> Any:
-    return box[0]
 
 
 @pytest.fixture(params=[InlineEngine, ThreadsEngine])
@@ -137,7 +105,7 @@ def test_partitions_without_rows_raises(engine: Engine) -> None:
 
 def test_partitions_of_collections_keep_partitions_and_skip_none(engine: Engine) -> None:
     """Each partition of a collection is one partition; a field that is None is none."""
-    rows = Partitions.start(engine, X=Chunks([FRAME[:2], FRAME[2:]]), y=Chunks([[0, 1], [1, 0, 1]]), weight=None)
+    rows = Partitions.start(engine, X=Parts(FRAME[:2], FRAME[2:]), y=Parts([0, 1], [1, 0, 1]), weight=None)
     assert list(rows.fields) == ["X", "y"]
     assert rows.schema().rows == (2, 3)
     assert rows.schema().names == ("a", "b")
@@ -145,21 +113,21 @@ def test_partitions_of_collections_keep_partitions_and_skip_none(engine: Engine)
 
 def test_partitions_y_in_memory_is_cut_like_the_collection(engine: Engine) -> None:
     """A numpy y beside a chunked X follows the lengths of its partitions."""
-    rows = Partitions.start(engine, X=Chunks([FRAME[:1], FRAME[1:1], FRAME[1:]]), y=np.arange(5))
+    rows = Partitions.start(engine, X=Parts(FRAME[:1], FRAME[1:1], FRAME[1:]), y=np.arange(5))
     assert [len(part) for part in engine.gather(rows.fields["y"])] == [1, 0, 4]
     with pytest.raises(InputError, match="found 5 in X and 6 in y"):
-        Partitions.start(engine, X=Chunks([FRAME[:1], FRAME[1:]]), y=np.arange(6))
+        Partitions.start(engine, X=Parts(FRAME[:1], FRAME[1:]), y=np.arange(6))
 
 
 def test_partitions_of_different_counts_raises_at_once(engine: Engine) -> None:
     """X in two partitions and y in three cannot be told apart row by row."""
     with pytest.raises(InputError, match=r"'X': 2, 'y': 3"):
-        Partitions.start(engine, X=Chunks([FRAME[:2], FRAME[2:]]), y=Chunks([[0], [1], [1, 0, 1]]))
+        Partitions.start(engine, X=Parts(FRAME[:2], FRAME[2:]), y=Parts([0], [1], [1, 0, 1]))
 
 
 def test_schema_rows_that_differ_in_one_partition_names_it_and_both_lengths(engine: Engine) -> None:
     """The total may agree while a partition does not: that is an error too."""
-    rows = Partitions.start(engine, X=Chunks([FRAME[:2], FRAME[2:]]), y=Chunks([[0, 1, 1], [0, 1]]))
+    rows = Partitions.start(engine, X=Parts(FRAME[:2], FRAME[2:]), y=Parts([0, 1, 1], [0, 1]))
     with pytest.raises(InputError, match="found 2 in X and 3 in y in partition 0"):
         rows.schema()
 
@@ -177,7 +145,7 @@ def test_schema_rows_that_differ_in_one_partition_names_it_and_both_lengths(engi
 )
 def test_schema_label_that_is_no_finite_number_is_refused(engine: Engine, label: Any, words: str) -> None:
     """NaN, infinite and text labels are named with their partition before training."""
-    rows = Partitions.start(engine, X=Chunks([FRAME[:1], FRAME[1:3]]), y=Chunks([np.zeros(1), label]))
+    rows = Partitions.start(engine, X=Parts(FRAME[:1], FRAME[1:3]), y=Parts(np.zeros(1), label))
     with pytest.raises(InputError, match=f"{words} in partition 1|{words}.*in partition 1"):
         rows.schema()
 
@@ -241,7 +209,7 @@ def test_schema_unusable_columns_are_named_with_dtype() -> None:
 def test_partitions_error_of_a_task_surfaces_with_its_type(engine: Engine) -> None:
     """What computing a partition raises is what the caller sees."""
 
-    class Broken(Chunks):
+    class Broken(Parts):
         def __init__(self) -> None:
             self.keys = ["broken-1:0"]
             self.graph = Graph([Task("broken-1:0", int, ("no number",))])
@@ -253,7 +221,7 @@ def test_partitions_error_of_a_task_surfaces_with_its_type(engine: Engine) -> No
 def test_partitioned_array_computes_in_order_and_passes_over_empty_parts(engine: Engine) -> None:
     """Its value is the arrays of its partitions in order; it persists to the same value."""
     parts = [np.ones((2, 3)), np.empty(0), np.zeros((1, 3))]
-    array = PartitionedArray(Graph([Task(f"p:{i}", _give, ([part],)) for i, part in enumerate(parts)]), ["p:0", "p:1", "p:2"])
+    array = PartitionedArray(Graph([Task(f"p:{i}", parts.__getitem__, (i,)) for i in range(3)]), ["p:0", "p:1", "p:2"])
     expected = np.concatenate([parts[0], parts[2]])
     np.testing.assert_array_equal(array.compute(engine), expected)
     np.testing.assert_array_equal(array.persist(engine).compute(engine), expected)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,36 +12,9 @@ from sklearn.preprocessing import LabelEncoder
 from sklearn.utils.class_weight import compute_class_weight
 
 from parml.boosting.labels import classes_of, label_values
+from parml.testing.parts import Parts
 from parml_core.engine.inline import InlineEngine
 from parml_core.errors import InputError
-from parml_core.graph import Graph, Task
-
-
-class Parts:
-    """A collection by protocol alone."""
-
-    def __init__(self, *parts: Any) -> None:
-        self.parts = parts
-        self.keys = [f"labels-{id(self)}:{i}" for i in range(len(parts))]
-
-    def __parml_graph__(self) -> Graph:
-        return Graph([Task(key, self._part, (i,)) for i, key in enumerate(self.keys)])
-
-    def _part(self, i: int) -> Any:
-        return self.parts[i]
-
-    def __parml_keys__(self) -> list[str]:
-        return self.keys
-
-    def __parml_finish__(self, results: Sequence[Any]) -> Any:
-        return results
-
-    def __parml_persisted__(self, futures: Sequence[Any]) -> Any:
-        raise AssertionError("nothing is persisted here")
-
-    def __parml_token__(self) -> str:
-        return self.keys[0]
-
 
 LABELS = [["b", "a", "c", "a"], [2, 1, 2, 2], [4, 0, 2, 0], [1.0, 3.0, 3.0, 1.0], [True, False, True, True]]
 FORMS = {

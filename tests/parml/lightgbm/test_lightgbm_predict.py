@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import lightgbm as lgb
@@ -13,43 +12,17 @@ import scipy.sparse as ss
 
 import parml.lightgbm as pl
 from parml.data import PartitionedArray
-from parml_core.engine.base import Engine, Future
+from parml.testing.parts import Parts
+from parml_core.engine.base import Engine
 from parml_core.engine.inline import InlineEngine
 from parml_core.engine.threads import ThreadsEngine
 from parml_core.errors import InputError
-from parml_core.graph import Graph, Task
 
 _rng = np.random.default_rng(1)
 X = pd.DataFrame(_rng.normal(size=(600, 4)), columns=list("abcd")).assign(k=pd.Categorical(_rng.choice(list("pq"), 600)))
 Y = np.digitize(X.a + X.b * X.c, [-0.5, 0.5])
-PARTS = [X[:200], X[200:200], X[200:]]
+PARTS = Parts(X[:200], X[200:200], X[200:])
 QUIET = {"verbosity": -1, "num_threads": 1}
-
-
-class Chunks:
-    """A collection by protocol alone."""
-
-    def __init__(self) -> None:
-        self.graph = Graph([Task(f"rows:{i}", PARTS.__getitem__, (i,)) for i in range(3)])
-        self.keys = list(self.graph)
-
-    def __parml_graph__(self) -> Graph:
-        return self.graph
-
-    def __parml_keys__(self) -> list[str]:
-        return self.keys
-
-    def __parml_finish__(self, results: Sequence[Any]) -> Any:
-        return pd.concat(results)
-
-    def __parml_persisted__(self, futures: Sequence[Future[Any]]) -> Chunks:
-        kept = object.__new__(Chunks)
-        kept.keys = [future.key for future in futures]
-        kept.graph = Graph((), dict(zip(kept.keys, futures, strict=True)))
-        return kept
-
-    def __parml_token__(self) -> str:
-        return "rows"
 
 
 @pytest.fixture(params=[InlineEngine, ThreadsEngine])
@@ -81,10 +54,10 @@ def test_predict_equals_plain_for_every_kind_of_rows(engine: Engine, booster: lg
     """Direct for a table, lazy in partitions for a collection and a Dataset, the same numbers in the same order."""
     expected = booster.predict(X, **options)
     np.testing.assert_array_equal(pl.predict(engine, booster, X, **options), expected)
-    lazy = pl.predict(engine, {"booster": booster}, Chunks(), **options)
+    lazy = pl.predict(engine, {"booster": booster}, PARTS, **options)
     assert isinstance(lazy, PartitionedArray) and lazy.npartitions == 3
     np.testing.assert_array_equal(lazy.compute(engine), expected)
-    of_dataset = pl.predict(engine, booster, pl.Dataset(engine, Chunks()), **options)
+    of_dataset = pl.predict(engine, booster, pl.Dataset(engine, PARTS), **options)
     np.testing.assert_array_equal(of_dataset.compute(engine), expected)
 
 
@@ -92,8 +65,8 @@ def test_predict_uses_the_best_iteration_as_plain_does(engine: Engine, booster: 
     """After early stopping the rounds after the best are left out, in partitions too."""
     stopped = lgb.Booster(model_str=booster.model_to_string())
     stopped.best_iteration = 3
-    np.testing.assert_array_equal(pl.predict(engine, stopped, Chunks()).compute(engine), booster.predict(X, num_iteration=3))
-    np.testing.assert_array_equal(pl.predict(engine, stopped, Chunks(), num_iteration=-1).compute(engine), booster.predict(X))
+    np.testing.assert_array_equal(pl.predict(engine, stopped, PARTS).compute(engine), booster.predict(X, num_iteration=3))
+    np.testing.assert_array_equal(pl.predict(engine, stopped, PARTS, num_iteration=-1).compute(engine), booster.predict(X))
 
 
 def test_predict_sparse_rows_equals_plain(engine: Engine) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,42 +11,16 @@ import xgboost as xgb
 
 import parml.xgboost as px
 from parml.data import PartitionedArray
-from parml_core.engine.base import Engine, Future
+from parml.testing.parts import Parts
+from parml_core.engine.base import Engine
 from parml_core.engine.inline import InlineEngine
 from parml_core.engine.threads import ThreadsEngine
 from parml_core.errors import InputError
-from parml_core.graph import Graph, Task
 
 _rng = np.random.default_rng(1)
 X = pd.DataFrame(_rng.normal(size=(600, 4)), columns=list("abcd"))
 Y = np.digitize(X.a + X.b * X.c, [-0.5, 0.5])
-PARTS = [X[:200], X[200:200], X[200:]]
-
-
-class Chunks:
-    """A collection by protocol alone."""
-
-    def __init__(self) -> None:
-        self.graph = Graph([Task(f"rows:{i}", PARTS.__getitem__, (i,)) for i in range(3)])
-        self.keys = list(self.graph)
-
-    def __parml_graph__(self) -> Graph:
-        return self.graph
-
-    def __parml_keys__(self) -> list[str]:
-        return self.keys
-
-    def __parml_finish__(self, results: Sequence[Any]) -> Any:
-        return pd.concat(results)
-
-    def __parml_persisted__(self, futures: Sequence[Future[Any]]) -> Chunks:
-        kept = object.__new__(Chunks)
-        kept.keys = [future.key for future in futures]
-        kept.graph = Graph((), dict(zip(kept.keys, futures, strict=True)))
-        return kept
-
-    def __parml_token__(self) -> str:
-        return "rows"
+PARTS = Parts(X[:200], X[200:200], X[200:])
 
 
 @pytest.fixture(params=[InlineEngine, ThreadsEngine])
@@ -78,10 +51,10 @@ def test_predict_equals_plain_for_every_kind_of_rows(engine: Engine, booster: xg
     """Direct for a table, lazy in partitions for a collection and a DMatrix, the same numbers in the same order."""
     expected = booster.predict(xgb.DMatrix(X), **options)
     np.testing.assert_array_equal(px.predict(engine, booster, X, **options), expected)
-    lazy = px.predict(engine, {"booster": booster}, Chunks(), **options)
+    lazy = px.predict(engine, {"booster": booster}, PARTS, **options)
     assert isinstance(lazy, PartitionedArray) and lazy.npartitions == 3
     np.testing.assert_array_equal(lazy.compute(engine), expected)
-    of_matrix = px.predict(engine, booster, px.DMatrix(engine, Chunks()), **options)
+    of_matrix = px.predict(engine, booster, px.DMatrix(engine, PARTS), **options)
     np.testing.assert_array_equal(of_matrix.compute(engine), expected)
 
 
@@ -90,7 +63,7 @@ def test_inplace_predict_equals_plain(engine: Engine, booster: xgb.Booster, pred
     """In place too, for rows in memory and in partitions."""
     expected = booster.inplace_predict(X, predict_type=predict_type)
     np.testing.assert_array_equal(px.inplace_predict(engine, booster, X, predict_type=predict_type), expected)
-    lazy = px.inplace_predict(engine, booster, Chunks(), predict_type=predict_type)
+    lazy = px.inplace_predict(engine, booster, PARTS, predict_type=predict_type)
     np.testing.assert_array_equal(lazy.compute(engine), expected)
 
 
@@ -108,7 +81,7 @@ def test_predict_dmatrix_with_base_margin_names_and_missing(engine: Engine) -> N
 def test_predict_base_margin_beside_a_collection_says_what_to_do(engine: Engine, booster: xgb.Booster) -> None:
     """A margin in memory cannot be cut to partitions that nobody has counted."""
     with pytest.raises(InputError, match="put both into a DMatrix"):
-        px.predict(engine, booster, Chunks(), base_margin=np.zeros(600))
+        px.predict(engine, booster, PARTS, base_margin=np.zeros(600))
 
 
 def test_predict_with_something_else_than_a_model_says_what_to_pass() -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import cloudpickle
@@ -17,15 +15,13 @@ import scipy.sparse as ss
 import xgboost as xgb
 
 import parml.xgboost as px
+from parml.testing.parts import Parts, cut_evenly
 from parml.xgboost.data import MatrixSpec
 from parml.xgboost.rank import Job, Task, train_rank
-from parml_core.engine.base import Engine, Future
+from parml_core.engine.base import Engine
 from parml_core.engine.inline import InlineEngine
 from parml_core.engine.threads import ThreadsEngine
 from parml_core.errors import InputError
-from parml_core.graph import Graph
-from parml_core.graph import Task as GraphTask
-from parml_core.hashing import tokenize
 
 ROWS = 1500
 _rng = np.random.default_rng(0)
@@ -44,39 +40,6 @@ MULTI = np.digitize(TARGET, [-0.5, 1.0]).astype("f4")
 WEIGHT = _rng.random(ROWS)
 MARGIN = _rng.normal(size=ROWS)
 X_ARRAY = FRAME.to_numpy("f4")
-
-
-class Chunks:
-    """A collection by protocol alone."""
-
-    def __init__(self, value: Any, n: int) -> None:
-        edges = [round(i * ROWS / n) for i in range(n + 1)]
-        parts = [value[a:b] for a, b in pairwise(edges)]
-        parts.insert(1, value[:0])  # an empty partition changes nothing
-        self.keys = [f"chunk-{tokenize(n, value)}:{i}" for i in range(len(parts))]
-        self.graph = Graph([GraphTask(key, _give, ([part],)) for key, part in zip(self.keys, parts, strict=True)])
-
-    def __parml_graph__(self) -> Graph:
-        return self.graph
-
-    def __parml_keys__(self) -> list[str]:
-        return self.keys
-
-    def __parml_finish__(self, results: Sequence[Any]) -> Any:
-        return results
-
-    def __parml_persisted__(self, futures: Sequence[Future[Any]]) -> Chunks:
-        kept = object.__new__(Chunks)
-        kept.keys = [future.key for future in futures]
-        kept.graph = Graph((), dict(zip(kept.keys, futures, strict=True)))
-        return kept
-
-    def __parml_token__(self) -> str:
-        return tokenize(*self.keys)
-
-
-def _give(box: list[Any]) -> Any:
-    return box[0]
 
 
 @pytest.fixture(params=[InlineEngine, ThreadsEngine])
@@ -131,8 +94,8 @@ def test_train_in_any_partitions_grows_the_trees_of_plain_xgboost(engine: Engine
             evals_result=history,
             verbose_eval=False,
         )
-        chunked = {name: Chunks(value, n) for name, value in fields.items()}
-        dtrain = px.DMatrix(engine, Chunks(X_ARRAY, n), None if y is None else Chunks(y, n), **chunked)
+        chunked = {name: cut_evenly(value, n) for name, value in fields.items()}
+        dtrain = px.DMatrix(engine, cut_evenly(X_ARRAY, n), None if y is None else cut_evenly(y, n), **chunked)
         result = px.train(engine, params, dtrain, 5, evals=[(dtrain, "train")], verbose_eval=False)
     assert _dump(result["booster"]) == _dump(plain)
     assert result["booster"].save_raw("json") == plain.save_raw("json")
@@ -146,7 +109,7 @@ def test_train_from_any_kind_of_table_grows_the_same_trees(engine: Engine, kind:
     sparse = ss.csr_matrix(np.nan_to_num(X_ARRAY))
     tables = {"numpy": X_ARRAY, "pandas": FRAME, "scipy": sparse, "pyarrow": pa.Table.from_pandas(FRAME)}
     whole: Any = tables[kind.removeprefix("chunked ")]
-    X = Chunks(whole, 3) if kind.startswith("chunked") else whole
+    X = cut_evenly(whole, 3) if kind.startswith("chunked") else whole
     params = {"objective": "binary:logistic", "max_depth": 4}
     plain = xgb.train({**params, **_threads(engine)}, xgb.DMatrix(whole, BINARY), 5)
     result = px.train(engine, params, matrix(engine, X, BINARY), 5)
@@ -193,7 +156,7 @@ def test_train_early_stopping_stops_where_plain_does(engine: Engine, n: int) -> 
         verbose_eval=False,
     )
     dtrain = px.DMatrix(engine, X_ARRAY[:cut], BINARY[:cut])
-    deval = px.DMatrix(engine, Chunks(X_ARRAY[cut:], n), Chunks(BINARY[cut:], n))
+    deval = px.DMatrix(engine, cut_evenly(X_ARRAY[cut:], n), cut_evenly(BINARY[cut:], n))
     result = px.train(engine, params, dtrain, 200, evals=[(deval, "held")], early_stopping_rounds=3, verbose_eval=False)
     booster = result["booster"]
     assert booster.num_boosted_rounds() < 200
@@ -209,7 +172,7 @@ def test_train_going_on_from_a_model_equals_plain(engine: Engine, form: str, tmp
     first.save_model(tmp_path / "model.ubj")
     given = {"booster": first, "result": {"booster": first}, "path": tmp_path / "model.ubj", "bytes": bytes(first.save_raw())}
     plain = xgb.train(params, xgb.DMatrix(X_ARRAY, BINARY), 4, xgb_model=first)
-    dtrain = px.DMatrix(engine, Chunks(X_ARRAY, 3), Chunks(BINARY, 3))
+    dtrain = px.DMatrix(engine, cut_evenly(X_ARRAY, 3), cut_evenly(BINARY, 3))
     assert _dump(px.train(engine, params, dtrain, 4, xgb_model=given[form])["booster"]) == _dump(plain)
 
 
@@ -237,7 +200,7 @@ def test_train_custom_objective_metric_and_callback_equal_plain(engine: Engine) 
 
     history: dict[str, Any] = {}
     plain = run(lambda *a, **k: xgb.train(*a, evals_result=history, **k), xgb.DMatrix(X_ARRAY, TARGET))
-    result = run(px.train, px.DMatrix(engine, Chunks(X_ARRAY, 3), Chunks(TARGET, 3)), engine)
+    result = run(px.train, px.DMatrix(engine, cut_evenly(X_ARRAY, 3), cut_evenly(TARGET, 3)), engine)
     assert (_dump(result["booster"]), result["history"]) == (_dump(plain), history)
     assert "half" in history["t"]
 
@@ -249,7 +212,7 @@ def test_train_quantile_matrix_with_ref_and_max_bin_equals_plain(engine: Engine)
     qtrain = xgb.QuantileDMatrix(X_ARRAY, TARGET, max_bin=16)
     qeval = xgb.QuantileDMatrix(X_ARRAY[:500], TARGET[:500], max_bin=16, ref=qtrain)
     plain = xgb.train(params, qtrain, 5, evals=[(qeval, "e")], evals_result=history, verbose_eval=False)
-    dtrain = px.QuantileDMatrix(engine, Chunks(X_ARRAY, 3), Chunks(TARGET, 3), max_bin=16)
+    dtrain = px.QuantileDMatrix(engine, cut_evenly(X_ARRAY, 3), cut_evenly(TARGET, 3), max_bin=16)
     deval = px.QuantileDMatrix(engine, X_ARRAY[:500], TARGET[:500], max_bin=16, ref=dtrain)
     result = px.train(engine, params, dtrain, 5, evals=[(deval, "e")], verbose_eval=False)
     assert (_dump(result["booster"]), result["history"]) == (_dump(plain), history)
@@ -260,7 +223,7 @@ def test_train_feature_names_and_missing_reach_the_model(engine: Engine) -> None
     X = np.nan_to_num(X_ARRAY, nan=-999.0)
     names = ["w", "x", "y", "z"]
     plain = xgb.train(_threads(engine), xgb.DMatrix(X, TARGET, missing=-999.0, feature_names=names), 3)
-    dtrain = px.DMatrix(engine, Chunks(X, 3), TARGET, missing=-999.0, feature_names=names)
+    dtrain = px.DMatrix(engine, cut_evenly(X, 3), TARGET, missing=-999.0, feature_names=names)
     booster = px.train(engine, {}, dtrain, 3)["booster"]
     assert (booster.feature_names, _dump(booster)) == (names, _dump(plain))
 
@@ -270,13 +233,8 @@ def test_train_int_blocks_beside_float_blocks_is_training_on_floats(engine: Engi
     frame = FRAME[["a", "i"]]
     parts = [frame[:600], frame[600:].astype({"i": float})]
 
-    class Mixed(Chunks):
-        def __init__(self) -> None:
-            self.keys = ["mixed-1:0", "mixed-1:1"]
-            self.graph = Graph([GraphTask(key, _give, ([part],)) for key, part in zip(self.keys, parts, strict=True)])
-
     plain = xgb.train(_threads(engine), xgb.DMatrix(frame.astype(float), TARGET), 3)
-    booster = px.train(engine, {}, px.DMatrix(engine, Mixed(), TARGET), 3)["booster"]
+    booster = px.train(engine, {}, px.DMatrix(engine, Parts(*parts), TARGET), 3)["booster"]
     assert (_dump(booster), booster.feature_types) == (_dump(plain), ["float", "float"])
 
 
