@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import lightgbm as lgb
@@ -17,12 +15,11 @@ import scipy.sparse as ss
 import parml.lightgbm as pl
 from parml.data import Partitions
 from parml.lightgbm import blocks, rank
-from parml_core.engine.base import Engine, Future
+from parml.testing.parts import Parts, cut_evenly
+from parml_core.engine.base import Engine
 from parml_core.engine.inline import InlineEngine
 from parml_core.engine.threads import ThreadsEngine
 from parml_core.errors import InputError, NotSupported
-from parml_core.graph import Graph, Task
-from parml_core.hashing import tokenize
 
 ROWS = 1500
 _rng = np.random.default_rng(0)
@@ -44,40 +41,6 @@ GROUPS = np.array([7, 3, 20, 10, 10] * (ROWS // 50))
 RELEVANCE = np.clip(np.digitize(TARGET, [-0.5, 0.5, 1.5]), 0, 3)
 X_ARRAY = FRAME.to_numpy("f4")
 QUIET = {"verbosity": -1, "deterministic": True, "force_row_wise": True}
-
-
-class Chunks:
-    """A collection by protocol alone."""
-
-    def __init__(self, value: Any, n: int) -> None:
-        rows = value.shape[0]
-        edges = [round(i * rows / n) for i in range(n + 1)]
-        parts = [value[a:b] for a, b in pairwise(edges)]
-        parts.insert(1, value[:0])  # an empty partition changes nothing
-        self.keys = [f"chunk-{tokenize(n, value)}:{i}" for i in range(len(parts))]
-        self.graph = Graph([Task(key, _give, ([part],)) for key, part in zip(self.keys, parts, strict=True)])
-
-    def __parml_graph__(self) -> Graph:
-        return self.graph
-
-    def __parml_keys__(self) -> list[str]:
-        return self.keys
-
-    def __parml_finish__(self, results: Sequence[Any]) -> Any:
-        return results
-
-    def __parml_persisted__(self, futures: Sequence[Future[Any]]) -> Chunks:
-        kept = object.__new__(Chunks)
-        kept.keys = [future.key for future in futures]
-        kept.graph = Graph((), dict(zip(kept.keys, futures, strict=True)))
-        return kept
-
-    def __parml_token__(self) -> str:
-        return tokenize(*self.keys)
-
-
-def _give(box: list[Any]) -> Any:
-    return box[0]
 
 
 @pytest.fixture(params=[InlineEngine, ThreadsEngine])
@@ -123,8 +86,8 @@ def test_train_in_any_partitions_makes_the_model_of_plain_lightgbm(engine: Engin
     history: dict[str, Any] = {}
     data = lgb.Dataset(X_ARRAY, y, **fields)
     plain = lgb.train(params, data, 5, valid_sets=[data], callbacks=[lgb.record_evaluation(history)])
-    chunked = {name: value if name == "group" else Chunks(value, n) for name, value in fields.items()}
-    train_set = pl.Dataset(engine, Chunks(X_ARRAY, n), Chunks(y, n), **chunked)
+    chunked = {name: value if name == "group" else cut_evenly(value, n) for name, value in fields.items()}
+    train_set = pl.Dataset(engine, cut_evenly(X_ARRAY, n), cut_evenly(y, n), **chunked)
     result = pl.train(engine, params, train_set, 5, valid_sets=[train_set])
     assert text(result["booster"]) == text(plain)
     assert result["history"] == {name: dict(metrics) for name, metrics in history.items()}
@@ -150,7 +113,7 @@ def test_train_from_any_kind_of_table_makes_the_same_model(
         "pyarrow": pa.Table.from_pandas(FRAME.assign(t=FRAME.t.astype(int))),
     }
     whole: Any = tables[kind.removeprefix("chunked ")]
-    X = Chunks(whole, 3) if kind.startswith("chunked") else whole
+    X = cut_evenly(whole, 3) if kind.startswith("chunked") else whole
     params = {"objective": "binary", **quiet(engine)}
     plain = lgb.train(params, lgb.Dataset(whole, BINARY), 5)
     booster = pl.train(engine, params, pl.Dataset(engine, X, BINARY), 5)["booster"]
@@ -170,8 +133,8 @@ def test_train_categories_and_valid_sets_equal_plain(engine: Engine, whole_bytes
     data = lgb.Dataset(Xt, yt)
     record = lgb.record_evaluation(history)
     plain = lgb.train(params, data, 6, valid_sets=[lgb.Dataset(Xe, ye, reference=data)], callbacks=[record])
-    train_set = pl.Dataset(engine, Chunks(Xt, 3), Chunks(yt, 3))
-    held = pl.Dataset(engine, Chunks(Xe, 2), Chunks(ye, 2), reference=train_set)
+    train_set = pl.Dataset(engine, cut_evenly(Xt, 3), cut_evenly(yt, 3))
+    held = pl.Dataset(engine, cut_evenly(Xe, 2), cut_evenly(ye, 2), reference=train_set)
     result = pl.train(engine, params, train_set, 6, valid_sets=held)
     assert text(result["booster"]) == text(plain)
     assert result["history"]["valid_0"] == dict(history["valid_0"])
@@ -183,7 +146,7 @@ def test_train_categorical_feature_and_names_given_equal_plain(engine: Engine, c
     """Names given for an array are the model's, and numbers may be taken as categories."""
     features: dict[str, Any] = {"feature_name": list(FRAME.columns), "categorical_feature": columns}
     plain = lgb.train(quiet(engine), lgb.Dataset(X_ARRAY, TARGET, **features), 3)
-    booster = pl.train(engine, QUIET, pl.Dataset(engine, Chunks(X_ARRAY, 3), TARGET, **features), 3)["booster"]
+    booster = pl.train(engine, QUIET, pl.Dataset(engine, cut_evenly(X_ARRAY, 3), TARGET, **features), 3)["booster"]
     assert text(booster) == text(plain)
 
 
@@ -205,7 +168,7 @@ def test_train_early_stopping_stops_where_plain_does(engine: Engine, n: int, by:
     held = lgb.Dataset(X_ARRAY[cut:], BINARY[cut:], reference=data)
     plain = lgb.train(params, data, 200, valid_sets=[held], valid_names=["held"], callbacks=callbacks(history))
     train_set = pl.Dataset(engine, X_ARRAY[:cut], BINARY[:cut])
-    valid = pl.Dataset(engine, Chunks(X_ARRAY[cut:], n), Chunks(BINARY[cut:], n))
+    valid = pl.Dataset(engine, cut_evenly(X_ARRAY[cut:], n), cut_evenly(BINARY[cut:], n))
     result = pl.train(engine, params, train_set, 200, valid_sets=[valid], valid_names="held", callbacks=callbacks(seen))
     booster = result["booster"]
     assert 0 < booster.best_iteration == plain.best_iteration < 200
@@ -223,7 +186,7 @@ def test_train_going_on_from_a_model_equals_plain(engine: Engine, form: str, tmp
     first.save_model(tmp_path / "model.txt")
     given = {"booster": first, "result": {"booster": first}, "path": tmp_path / "model.txt"}
     plain = lgb.train(params, lgb.Dataset(FRAME, BINARY), 4, init_model=first)
-    train_set = pl.Dataset(engine, Chunks(FRAME, 3), Chunks(BINARY, 3))
+    train_set = pl.Dataset(engine, cut_evenly(FRAME, 3), cut_evenly(BINARY, 3))
     booster = pl.train(engine, params, train_set, 4, init_model=given[form])["booster"]
     assert text(booster) == text(plain)
     assert booster.num_trees() == 8
@@ -249,7 +212,7 @@ def test_train_custom_objective_metric_and_callback_equal_plain(engine: Engine) 
     data = lgb.Dataset(X_ARRAY, TARGET)
     record = lgb.record_evaluation(history)
     plain = lgb.train(params, data, 5, valid_sets=[data], feval=metric, callbacks=[*callbacks(), record])
-    train_set = pl.Dataset(engine, Chunks(X_ARRAY, 3), Chunks(TARGET, 3))
+    train_set = pl.Dataset(engine, cut_evenly(X_ARRAY, 3), cut_evenly(TARGET, 3))
     result = pl.train(engine, params, train_set, 5, valid_sets=[train_set], feval=metric, callbacks=callbacks())
     assert (text(result["booster"]), result["history"]) == (text(plain), history)
     assert "half" in history["training"]
@@ -265,10 +228,7 @@ def test_train_parameters_of_the_dataset_are_used(engine: Engine) -> None:
 def test_train_int_blocks_beside_float_blocks_is_training_on_floats(engine: Engine) -> None:
     """Partitions whose numeric dtypes differ train as their common dtype."""
     frame = FRAME[["a", "i"]]
-    parts = Chunks(frame, 1)
-    parts.keys = ["mixed-1:0", "mixed-1:1"]
-    mixed = [frame[:600], frame[600:].astype({"i": float})]
-    parts.graph = Graph([Task(key, _give, ([part],)) for key, part in zip(parts.keys, mixed, strict=True)])
+    parts = Parts(frame[:600], frame[600:].astype({"i": float}))
     plain = lgb.train(quiet(engine), lgb.Dataset(frame, TARGET), 3)
     assert text(pl.train(engine, QUIET, pl.Dataset(engine, parts, TARGET), 3)["booster"]) == text(plain)
 
@@ -346,10 +306,7 @@ def test_train_arrow_categories_say_what_to_do(engine: Engine) -> None:
 
 def test_train_categories_that_differ_between_partitions_are_refused(engine: Engine) -> None:
     """One code has to mean one category."""
-    parts = Chunks(FRAME, 1)
-    parts.keys = ["cats-1:0", "cats-1:1"]
-    frames = [pd.DataFrame({"c": pd.Categorical(list("ab") * 10)}), pd.DataFrame({"c": pd.Categorical(list("bc") * 10)})]
-    parts.graph = Graph([Task(key, _give, ([part],)) for key, part in zip(parts.keys, frames, strict=True)])
+    parts = Parts(*(pd.DataFrame({"c": pd.Categorical(list(letters) * 10)}) for letters in ("ab", "bc")))
     with pytest.raises(InputError, match="same categories in every partition"):
         pl.train(engine, QUIET, pl.Dataset(engine, parts, np.arange(40)), 1)
 
@@ -372,7 +329,7 @@ def test_groups_that_do_not_add_up_are_refused(engine: Engine) -> None:
     with pytest.raises(InputError, match="group sizes that add up to the 1500 rows"):
         pl.Dataset(engine, X_ARRAY, RELEVANCE, group=GROUPS[1:])
     with pytest.raises(InputError, match="as many rows in"):
-        pl.Dataset(engine, Chunks(X_ARRAY, 2), RELEVANCE, group=GROUPS[1:])
+        pl.Dataset(engine, cut_evenly(X_ARRAY, 2), RELEVANCE, group=GROUPS[1:])
 
 
 def test_train_valid_sets_that_do_not_fit_are_refused(engine: Engine) -> None:
@@ -437,6 +394,6 @@ def test_train_error_of_the_users_objective_surfaces_and_the_next_training_works
 
 def test_partitions_are_what_the_user_gave(engine: Engine) -> None:
     """A Dataset holds partitions and shows them."""
-    data = pl.Dataset(engine, Chunks(X_ARRAY, 2), TARGET, group=GROUPS)
+    data = pl.Dataset(engine, cut_evenly(X_ARRAY, 2), TARGET, group=GROUPS)
     assert isinstance(data.partitions, Partitions)
     assert repr(data).startswith("Dataset(3 partitions of X, y, group on ")
