@@ -1,0 +1,246 @@
+"""
+Hosts on one machine: network namespaces, each with a cable into a bridge, on which a cluster is started with the command line.
+
+To the processes on it a namespace is a machine of its own: it has its own addresses, ports and loopback, and reaches the
+others only through its cable, which a test can cut.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, cast
+
+from parml_core.client import Client
+
+BOUND_S = 30.0
+ROOT = Path(__file__).resolve().parents[2]
+_NET_ADMIN, _SYS_ADMIN = 12, 21  # bits of a process's capabilities
+_SUBNETS = 512  # of 198.18.0.0/15, which is set apart for tests of networks
+_END_ALL = """
+read -r forever
+for host in $HOSTS; do
+    ip netns pids "$host" | xargs -r kill -9
+    ip link del "$host"
+    ip netns del "$host"
+done
+ip link del "$BRIDGE"
+"""
+
+
+def what_is_missing() -> str:
+    """Why this process cannot make hosts; empty: it can."""
+    status = Path("/proc/self/status")
+    found = re.search(r"CapEff:\s*([0-9a-f]+)", status.read_text()) if status.exists() else None
+    capabilities = int(found[1], 16) if found else 0
+    if not (capabilities >> _NET_ADMIN & 1 and capabilities >> _SYS_ADMIN & 1):
+        return "needs the rights to make network namespaces (CAP_NET_ADMIN and CAP_SYS_ADMIN, as root has them)"
+    return "" if shutil.which("ip") else "needs the command ip (Debian: iproute2)"
+
+
+class Connection(NamedTuple):
+    """One line of ``ss``: addresses without their ports."""
+
+    pid: int
+    state: str
+    local: str
+    peer: str
+
+
+class Network:
+    """
+    A bridge at this process's end, and hosts on it. `close` it; when this process is killed, all ends as well.
+
+    Parameters
+    ----------
+    n : int
+
+    Attributes
+    ----------
+    address : str
+        Of this process on the bridge.
+    hosts : list of Host
+    """
+
+    def __init__(self, n: int) -> None:
+        self._lock, subnet = _a_subnet_of_ones_own()
+        self.prefix = f"198.{18 + subnet // 256}.{subnet % 256}."
+        self.address = f"{self.prefix}1"
+        self.bridge = f"parml{subnet}"
+        names = [f"{self.bridge}-{i}" for i in range(n)]
+        self._end_all = subprocess.Popen(
+            ["sh", "-c", _END_ALL],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "HOSTS": " ".join(names), "BRIDGE": self.bridge},
+            start_new_session=True,
+        )
+        try:
+            _ip(f"link add {self.bridge} type bridge", f"addr add {self.address}/24 dev {self.bridge}", f"link set {self.bridge} up")
+            self.hosts = [Host(name, self.bridge, f"{self.prefix}{10 + i}") for i, name in enumerate(names)]
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._end_all.communicate(b"\n", timeout=BOUND_S)
+        self._lock.close()
+
+
+class Host:
+    """A namespace with loopback, and a cable named like itself at the bridge's end."""
+
+    def __init__(self, name: str, bridge: str, address: str) -> None:
+        self.name = name
+        self.address = address
+        _ip(
+            f"netns add {name}",
+            f"link add {name} type veth peer name eth0 netns {name}",
+            f"link set {name} master {bridge} up",
+            f"-n {name} link set lo up",
+            f"-n {name} link set eth0 up",
+            f"-n {name} addr add {address}/24 dev eth0",
+        )
+
+    def add_other_network(self, address: str) -> None:
+        """Another interface, which all that this host knows no way to is sent to, and which leads nowhere."""
+        _ip(
+            f"-n {self.name} link add other type veth peer name nowhere",
+            f"-n {self.name} addr add {address} dev other",
+            f"-n {self.name} link set nowhere up",
+            f"-n {self.name} link set other up",
+            f"-n {self.name} route add default dev other",
+        )
+
+    def cut_cable(self) -> None:
+        _ip(f"link set {self.name} down")
+
+    def mend_cable(self) -> None:
+        _ip(f"link set {self.name} up")
+
+    def connections(self) -> list[Connection]:
+        """All TCP sockets that processes have open here."""
+        lines = subprocess.check_output(["ip", "netns", "exec", self.name, "ss", "-Htanp"], text=True).splitlines()
+        return [connection for line in lines for connection in _parsed(line)]
+
+    def processes(self) -> list[int]:
+        return [int(pid) for pid in subprocess.check_output(["ip", "netns", "pids", self.name], text=True).split()]
+
+
+def _a_subnet_of_ones_own() -> tuple[socket.socket, int]:
+    """A number that no other process on this machine has, for as long as the socket is open."""
+    for i in range(_SUBNETS):
+        lock, subnet = socket.socket(socket.AF_UNIX), (os.getpid() + i) % _SUBNETS
+        try:
+            lock.bind(f"\0parml-tests-subnet-{subnet}")
+        except OSError:
+            lock.close()
+        else:
+            return lock, subnet
+    raise AssertionError(f"expected one of {_SUBNETS} networks to be free, found none")
+
+
+def _ip(*lines: str) -> None:
+    for line in lines:
+        done = subprocess.run(["ip", *line.split()], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"ip {line}: {done.stderr}"
+
+
+def _parsed(line: str) -> list[Connection]:
+    state, _, _, local, peer, *users = line.split()
+    ends = (local.rpartition(":")[0], peer.rpartition(":")[0])
+    return [Connection(int(pid), state, *ends) for pid in re.findall(r"pid=(\d+)", " ".join(users))]
+
+
+class Cluster:
+    """
+    A scheduler on one host and workers on others, each typed into a terminal of its own, and a client in this process.
+
+    Parameters
+    ----------
+    folder : Path
+    scheduler_host : Host
+    workers : sequence of (Host, str, int)
+        Each with its name and its number of threads.
+    settings : mapping, optional
+        As in the environment: ``PARML_SCHEDULER__WORKER_TIMEOUT_S``.
+    one_by_one : bool
+        The workers join in their order.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        scheduler_host: Host,
+        workers: Sequence[tuple[Host, str, int]],
+        settings: Mapping[str, str] | None = None,
+        *,
+        one_by_one: bool = False,
+    ) -> None:
+        self._folder = folder
+        self._environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(settings or {})}
+        self._terminals: list[subprocess.Popen[bytes]] = []
+        file = folder / "scheduler.json"
+        with ExitStack() as stack:
+            stack.callback(self._end)
+            said = self._type(scheduler_host, "scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", str(file))
+            while not (line := said.readline()).startswith(b"Connect"):
+                assert line, self.log()
+            self.client = stack.enter_context(Client(file, set_default=False))
+            for i, (host, name, nthreads) in enumerate(workers, 1):
+                self._type(host, "worker", str(file), "--name", name, "--nthreads", str(nthreads), "--memory-limit", "0")
+                if one_by_one or i == len(workers):
+                    self.client.wait_for_workers(i, timeout_s=BOUND_S)
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def workers_of(self, host: Host) -> list[str]:
+        """Ids of the workers there, in the order of their names."""
+        workers = sorted(self.client.workers(), key=lambda worker: worker.name)
+        return [worker.id for worker in workers if worker.host == host.address]
+
+    def log(self) -> str:
+        return (self._folder / "log").read_text()
+
+    def _type(self, host: Host, *command: str) -> BinaryIO:
+        """Start a command in a terminal on a host: what it prints, while its errors go to the log."""
+        line = ["ip", "netns", "exec", host.name, sys.executable, "-m", "parml_core.cli", *command]
+        with (self._folder / "log").open("a") as log:
+            terminal = subprocess.Popen(
+                [*line, "--host", host.address, "--allow-insecure"],
+                cwd=self._folder,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._terminals.append(terminal)
+        assert terminal.stdout is not None
+        return cast(BinaryIO, terminal.stdout)
+
+    def _end(self) -> None:
+        """Ctrl-C in every terminal, the scheduler's last; what has not ended then, or prints after it, is shown."""
+        for terminal in reversed(self._terminals):
+            with suppress(ProcessLookupError):
+                os.killpg(terminal.pid, signal.SIGINT)
+        for terminal in self._terminals:
+            try:
+                terminal.communicate(timeout=BOUND_S)
+            except subprocess.TimeoutExpired:
+                os.killpg(terminal.pid, signal.SIGKILL)
+                terminal.communicate()
+        print(self.log())
