@@ -187,16 +187,17 @@ class Cluster:
     ) -> None:
         self._folder = folder
         self._environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(settings or {})}
-        self._terminals: list[subprocess.Popen[bytes]] = []
-        file = folder / "scheduler.json"
+        self._terminals: list[tuple[Host, subprocess.Popen[bytes]]] = []
+        self._file = folder / "scheduler.json"
         with ExitStack() as stack:
             stack.callback(self._end)
-            said = self._type(scheduler_host, "scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", str(file))
+            said = self._type(scheduler_host, "scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", str(self._file))
             while not (line := said.readline()).startswith(b"Connect"):
                 assert line, self.log()
-            self.client = stack.enter_context(Client(file, set_default=False))
-            for i, (host, name, nthreads) in enumerate(workers, 1):
-                self._type(host, "worker", str(file), "--name", name, "--nthreads", str(nthreads), "--memory-limit", "0")
+            self.client = stack.enter_context(Client(self._file, set_default=False))
+            self._workers = list(workers)
+            for i, worker in enumerate(workers, 1):
+                self._type_worker(*worker)
                 if one_by_one or i == len(workers):
                     self.client.wait_for_workers(i, timeout_s=BOUND_S)
             self._stack = stack.pop_all()
@@ -212,8 +213,20 @@ class Cluster:
         workers = sorted(self.client.workers(), key=lambda worker: worker.name)
         return [worker.id for worker in workers if worker.host == host.address]
 
+    def restart(self, host: Host) -> None:
+        """End the workers there, and type their lines again."""
+        for terminal in [terminal for of, terminal in self._terminals if of is host]:
+            _close(terminal)
+        for worker in self._workers:
+            if worker[0] is host:
+                self._type_worker(*worker)
+        self.client.wait_for_workers(len(self._workers), timeout_s=BOUND_S)
+
     def log(self) -> str:
         return (self._folder / "log").read_text()
+
+    def _type_worker(self, host: Host, name: str, nthreads: int) -> None:
+        self._type(host, "worker", str(self._file), "--name", name, "--nthreads", str(nthreads), "--memory-limit", "0")
 
     def _type(self, host: Host, *command: str) -> BinaryIO:
         """Start a command in a terminal on a host: what it prints, while its errors go to the log."""
@@ -228,19 +241,22 @@ class Cluster:
                 stderr=log,
                 start_new_session=True,
             )
-        self._terminals.append(terminal)
+        self._terminals.append((host, terminal))
         assert terminal.stdout is not None
         return cast(BinaryIO, terminal.stdout)
 
     def _end(self) -> None:
-        """Ctrl-C in every terminal, the scheduler's last; what has not ended then, or prints after it, is shown."""
-        for terminal in reversed(self._terminals):
-            with suppress(ProcessLookupError):
-                os.killpg(terminal.pid, signal.SIGINT)
-        for terminal in self._terminals:
-            try:
-                terminal.communicate(timeout=BOUND_S)
-            except subprocess.TimeoutExpired:
-                os.killpg(terminal.pid, signal.SIGKILL)
-                terminal.communicate()
+        """Ctrl-C in every terminal, the scheduler's last. What has gone wrong is shown where a test fails."""
+        for _, terminal in reversed(self._terminals):
+            _close(terminal)
         print(self.log())
+
+
+def _close(terminal: subprocess.Popen[bytes]) -> None:
+    """Ctrl-C, and the end of what does not hear it."""
+    for sent in (signal.SIGINT, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(terminal.pid, sent)
+        with suppress(subprocess.TimeoutExpired):
+            terminal.communicate(timeout=BOUND_S)
+            return

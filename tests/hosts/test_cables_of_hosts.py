@@ -1,9 +1,10 @@
-"""A host whose cable is cut in the middle of a training: the others go on, soon, and it comes back when the cable does."""
+"""A host whose cable is cut in the middle of a training: the others go on, soon, and so does the next training."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,27 +16,111 @@ import xgboost as xgb
 
 import parml.lightgbm as pl
 import parml.xgboost as px
+from parml_core.errors import GangError
 from tests.hosts.conftest import workers_on
+from tests.hosts.holding import Hold, HoldInXgboost, held, until
 from tests.hosts.network import Cluster, Host, Network
-from tests.hosts.placed import Placed
+from tests.hosts.placed import Parts
 
 pytestmark = pytest.mark.slow
 
-ROWS = 2400
+ROWS = 2401  # of three ranks the first has one row more
 _rng = np.random.default_rng(11)
 X = _rng.normal(size=(ROWS, 4)).round(1)
 Y = X[:, 0] + np.abs(X[:, 1]) + 0.5 * _rng.normal(size=ROWS)
 ROUNDS = 12
 LIMIT_S = 30.0
 SETTINGS = {
-    "PARML_SCHEDULER__WORKER_TIMEOUT_S": "3",
+    "PARML_SCHEDULER__WORKER_TIMEOUT_S": "2",
     "PARML_WORKER__HEARTBEAT_S": "0.5",
     "PARML_COMM__CONNECT_TIMEOUT_S": "3",
 }
 
 
-def until(path: Path) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not path.exists():
-        assert time.monotonic() < deadline, f"expected {path} within {LIMIT_S} s"
-        time.sleep(0.01)
+@pytest.fixture(scope="module")
+def cluster(network: Network, hosts: list[Host], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """One that notices losses soon; also the client's process goes by these settings."""
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in SETTINGS.items():
+            patched.setenv(name, value)
+        patched.setattr("parml.boosting.gang.RETURN_TIMEOUT_S", 1.0)  # nobody comes in the place of the lost
+        with Cluster(tmp_path_factory.mktemp("cables"), network.hosts[0], workers_on(hosts)) as cluster:
+            yield cluster
+
+
+def train(library: str, client: Any, data: tuple[Any, Any], callback: Any = None, **options: Any) -> Any:
+    options["callbacks"] = [callback] if callback else []
+    if library == "lightgbm":
+        params = {"verbosity": -1, "num_threads": 1}
+        return pl.train(client, params, pl.Dataset(client, *data), ROUNDS, **options)["booster"]
+    options |= {"checkpoint_every": 3, "verbose_eval": False}
+    return px.train(client, {"nthread": 1}, px.DMatrix(client, *data), ROUNDS, **options)["booster"]
+
+
+def check(library: str, booster: Any) -> None:
+    """All rounds are there, and they have learned what one machine learns."""
+    if library == "lightgbm":
+        plain = lgb.train({"verbosity": -1, "num_threads": 1}, lgb.Dataset(X, Y), ROUNDS)
+        found, expected = booster.predict(X), plain.predict(X)
+        assert booster.num_trees() == ROUNDS
+    else:
+        plain = xgb.train({"nthread": 1}, xgb.DMatrix(X, Y), ROUNDS)
+        found, expected = booster.predict(xgb.DMatrix(X)), plain.predict(xgb.DMatrix(X))
+        assert booster.num_boosted_rounds() == ROUNDS
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("rank", [0, 1], ids=["of rank 0", "of another rank"])
+@pytest.mark.parametrize("library", ["lightgbm", "xgboost"])
+def test_cable_cut_in_a_training_the_other_hosts_go_on(
+    cluster: Cluster, hosts: list[Host], tmp_path: Path, library: str, rank: int
+) -> None:
+    """
+    The model is that of one machine, by those that are left; so is the next one, and one of all hosts once this one is back.
+
+    The partitions are made again where their host is gone: by their tasks, or by this process where it has scattered them.
+    """
+    client = cluster.client
+    data = (X, Y) if rank else tuple(Parts(value, (700, 701, 2000, ROWS)) for value in (X, Y))
+    hold = Hold(tmp_path) if library == "lightgbm" else HoldInXgboost(tmp_path)
+    with ThreadPoolExecutor(1) as pool:
+        training = pool.submit(train, library, client, data, hold)
+        until(lambda: len(held(tmp_path)) == 3 or training.done(), "the ranks to be in the middle")
+        ranks = {pid: int(what not in (0, ROWS // 3 + 1)) for pid, what in held(tmp_path).items()}
+        victim = next(host for host in hosts if rank in [ranks.get(pid) for pid in host.processes()])
+        victim.cut_cable()
+        try:
+            (tmp_path / "go").touch()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # that fewer are left
+                check(library, training.result(timeout=LIMIT_S))
+            assert victim.address not in {worker.host for worker in client.workers()}
+            check(library, train(library, client, (X, Y)))
+        finally:
+            (tmp_path / "go").touch()
+            victim.mend_cable()
+    cluster.restart(victim)
+    assert victim.address in {worker.host for worker in client.workers()}
+    check(library, train(library, client, (X, Y)))
+
+
+@pytest.mark.parametrize("library", ["lightgbm", "xgboost"])
+def test_cable_cut_without_restarts_raises_soon_and_names_the_worker(
+    cluster: Cluster, hosts: list[Host], tmp_path: Path, library: str
+) -> None:
+    """Silence is what tells: an error after the time of silence that was asked for, and a few seconds."""
+    hold = Hold(tmp_path) if library == "lightgbm" else HoldInXgboost(tmp_path)
+    with ThreadPoolExecutor(1) as pool:
+        training = pool.submit(train, library, cluster.client, (X, Y), hold, max_restarts=0)
+        until(lambda: len(held(tmp_path)) == 3 or training.done(), "the ranks to be in the middle")
+        hosts[2].cut_cable()
+        began = time.monotonic()
+        try:
+            (tmp_path / "go").touch()
+            with pytest.raises(GangError, match="'c' was lost .*silent for more than 2 s.*or allow max_restarts"):
+                training.result(timeout=LIMIT_S)
+            assert time.monotonic() - began < 10
+        finally:
+            (tmp_path / "go").touch()
+            hosts[2].mend_cable()
+    cluster.restart(hosts[2])

@@ -1,0 +1,68 @@
+"""Ranks meet on the network that their hosts share, although each has another one, which leads nowhere, as its default."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+import parml.lightgbm as pl
+import parml.xgboost as px
+from tests.hosts.holding import Hold, HoldInXgboost, held, until
+from tests.hosts.network import BOUND_S, Cluster, Host, Network
+
+pytestmark = pytest.mark.slow
+
+_rng = np.random.default_rng(1)
+X = _rng.normal(size=(600, 3))
+Y = X[:, 0] + X[:, 1]
+
+
+def train(library: str, client: Any, folder: Path) -> Any:
+    if library == "lightgbm":
+        params = {"verbosity": -1, "num_threads": 1}
+        return pl.train(client, params, pl.Dataset(client, X, Y), 9, callbacks=[Hold(folder)])
+    options = {"callbacks": [HoldInXgboost(folder)], "checkpoint_every": 1, "verbose_eval": False}
+    return px.train(client, {"nthread": 1}, px.DMatrix(client, X, Y), 9, **options)
+
+
+def listening() -> set[str]:
+    """The addresses of this machine at which this process can be reached."""
+    connections = psutil.Process().net_connections("tcp")
+    return {connection.laddr.ip for connection in connections if connection.status == psutil.CONN_LISTEN}
+
+
+@pytest.mark.parametrize("library", ["lightgbm", "xgboost"])
+def test_ranks_and_caller_meet_at_addresses_of_the_network_that_they_share(
+    three_hosts: Cluster, hosts: list[Host], network: Network, tmp_path: Path, library: str
+) -> None:
+    """
+    Each rank is connected with the other two, and with nobody at an address of another network.
+
+    This process is reached at its address on the bridge alone: there xgboost's ranks have met, and rank 0 sends checkpoints;
+    there LightGBM's ranks have met, and now talk among themselves.
+    """
+    before = listening()
+    with ThreadPoolExecutor(1) as pool:
+        training = pool.submit(train, library, three_hosts.client, tmp_path)
+        try:
+            until(lambda: len(held(tmp_path)) == 3 or training.done(), "the ranks to be in the middle")
+            ranks = held(tmp_path)
+            mine = listening() - before
+            found = {host.address: [one for one in host.connections() if one.pid in ranks] for host in hosts}
+        finally:
+            (tmp_path / "go").touch()
+        training.result(BOUND_S)
+    assert mine == {network.address}
+    for address, connections in found.items():
+        others = found.keys() - {address}
+        open_ones = [one for one in connections if one.state == "ESTAB"]
+        assert {one.local for one in open_ones} == {address}
+        assert {one.peer for one in open_ones} >= others
+        assert {one.peer for one in open_ones} <= {*others, address, network.address}
+    to_caller = [one.pid for ones in found.values() for one in ones if one.peer == network.address and one.state == "ESTAB"]
+    assert to_caller == [pid for pid, rank in ranks.items() if library == "xgboost" and rank == 0]
