@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -21,10 +20,10 @@ def workers_on(hosts: list[Host]) -> list[tuple[Host, str, int]]:
 def network() -> Iterator[Network]:
     """A host for the scheduler, and three for workers, each of which has another network that leads nowhere."""
     missing = what_is_missing()
-    if missing and os.environ.get("CI") and "command" in missing:
-        pytest.fail(f"expected hosts in continuous integration, found that this {missing}; see tests/install-system-packages")
+    if missing and os.environ.get("CI") and "command" in missing:  # which can be mended there, unlike missing rights
+        pytest.fail(f"expected a network of hosts in continuous integration; it {missing}, see tests/install-system-packages")
     if missing:
-        pytest.skip(f"a network of hosts on this machine {missing}")
+        pytest.skip(f"a network of hosts {missing}")
     network = Network(4)
     try:
         for i, host in enumerate(network.hosts):

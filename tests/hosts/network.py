@@ -43,7 +43,16 @@ def what_is_missing() -> str:
     capabilities = int(found[1], 16) if found else 0
     if not (capabilities >> _NET_ADMIN & 1 and capabilities >> _SYS_ADMIN & 1):
         return "needs the rights to make network namespaces (CAP_NET_ADMIN and CAP_SYS_ADMIN, as root has them)"
-    return "" if shutil.which("ip") else "needs the command ip (Debian: iproute2)"
+    if not shutil.which("ip"):
+        return "needs the command ip (Debian: iproute2)"
+    probe = f"parml-probe-{os.getpid()}"
+    try:
+        _ip(f"netns add {probe}", f"-n {probe} link add type bridge", f"-n {probe} link add type veth")
+    except AssertionError as error:
+        return f"needs network namespaces, bridges and cables (veth) in the kernel ({error})"
+    finally:
+        subprocess.run(["ip", "netns", "del", probe], capture_output=True, check=False)
+    return ""
 
 
 class Connection(NamedTuple):
@@ -84,7 +93,11 @@ class Network:
             start_new_session=True,
         )
         try:
-            _ip(f"link add {self.bridge} type bridge", f"addr add {self.address}/24 dev {self.bridge}", f"link set {self.bridge} up")
+            _ip(
+                f"link add {self.bridge} type bridge",
+                f"addr add {self.address}/24 dev {self.bridge}",
+                f"link set {self.bridge} up",
+            )
             self.hosts = [Host(name, self.bridge, f"{self.prefix}{10 + i}") for i, name in enumerate(names)]
         except BaseException:
             self.close()
@@ -130,6 +143,18 @@ class Host:
         """All TCP sockets that processes have open here."""
         lines = subprocess.check_output(["ip", "netns", "exec", self.name, "ss", "-Htanp"], text=True).splitlines()
         return [connection for line in lines for connection in _parsed(line)]
+
+    def run(self, program: Path, *args: str) -> subprocess.CompletedProcess[str]:
+        """A Python program on this host, up to its end."""
+        return subprocess.run(
+            ["ip", "netns", "exec", self.name, sys.executable, str(program), *args],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=2 * BOUND_S,
+            check=False,
+        )
 
     def processes(self) -> list[int]:
         return [int(pid) for pid in subprocess.check_output(["ip", "netns", "pids", self.name], text=True).split()]
@@ -188,13 +213,13 @@ class Cluster:
         self._folder = folder
         self._environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(settings or {})}
         self._terminals: list[tuple[Host, subprocess.Popen[bytes]]] = []
-        self._file = folder / "scheduler.json"
+        self.file = folder / "scheduler.json"
         with ExitStack() as stack:
             stack.callback(self._end)
-            said = self._type(scheduler_host, "scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", str(self._file))
+            said = self._type(scheduler_host, "scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", str(self.file))
             while not (line := said.readline()).startswith(b"Connect"):
                 assert line, self.log()
-            self.client = stack.enter_context(Client(self._file, set_default=False))
+            self.client = stack.enter_context(Client(self.file, set_default=False))
             self._workers = list(workers)
             for i, worker in enumerate(workers, 1):
                 self._type_worker(*worker)
@@ -226,7 +251,7 @@ class Cluster:
         return (self._folder / "log").read_text()
 
     def _type_worker(self, host: Host, name: str, nthreads: int) -> None:
-        self._type(host, "worker", str(self._file), "--name", name, "--nthreads", str(nthreads), "--memory-limit", "0")
+        self._type(host, "worker", str(self.file), "--name", name, "--nthreads", str(nthreads), "--memory-limit", "0")
 
     def _type(self, host: Host, *command: str) -> BinaryIO:
         """Start a command in a terminal on a host: what it prints, while its errors go to the log."""

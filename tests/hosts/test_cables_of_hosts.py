@@ -117,7 +117,7 @@ def test_cable_cut_without_restarts_raises_soon_and_names_the_worker(
         began = time.monotonic()
         try:
             (tmp_path / "go").touch()
-            with pytest.raises(GangError, match="'c' was lost .*silent for more than 2 s.*or allow max_restarts"):
+            with pytest.raises(GangError, match=r"'c' was lost .*silent for more than 2 s.*or allow max_restarts"):
                 training.result(timeout=LIMIT_S)
             assert time.monotonic() - began < 10
         finally:

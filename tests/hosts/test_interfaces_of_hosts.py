@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import xgboost as xgb
 
 import parml.lightgbm as pl
 import parml.xgboost as px
@@ -66,3 +67,36 @@ def test_ranks_and_caller_meet_at_addresses_of_the_network_that_they_share(
         assert {one.peer for one in open_ones} <= {*others, address, network.address}
     to_caller = [one.pid for ones in found.values() for one in ones if one.peer == network.address and one.state == "ESTAB"]
     assert to_caller == [pid for pid, rank in ranks.items() if library == "xgboost" and rank == 0]
+
+
+CALLER = """
+import sys
+import numpy as np, xgboost as xgb
+import parml.lightgbm as pl, parml.xgboost as px
+from parml_core.client import Client
+
+file, rows, out = sys.argv[1:]
+X, y = np.load(rows)["X"], np.load(rows)["y"]
+with Client(file) as client:
+    by_lightgbm = pl.train(client, {"verbosity": -1, "num_threads": 1}, pl.Dataset(client, X, y), 5)["booster"]
+    dtrain = px.DMatrix(client, X, y)
+    by_xgboost = px.train(client, {"nthread": 1}, dtrain, 5, checkpoint_every=1, verbose_eval=False)["booster"]
+np.savez(out, lightgbm=by_lightgbm.predict(X), xgboost=by_xgboost.predict(xgb.DMatrix(X)))
+"""
+
+
+def test_caller_on_one_of_the_hosts_is_reached_by_the_ranks_on_the_others(
+    three_hosts: Cluster, hosts: list[Host], tmp_path: Path
+) -> None:
+    """Its own host is among those that it looks for a way to. No checkpoint is lost, and the models are those of any caller."""
+    (tmp_path / "caller.py").write_text(CALLER)
+    np.savez(tmp_path / "rows.npz", X=X, y=Y)
+    done = hosts[0].run(tmp_path / "caller.py", str(three_hosts.file), str(tmp_path / "rows.npz"), str(tmp_path / "out.npz"))
+    assert done.returncode == 0, done.stdout
+    client = three_hosts.client
+    by_lightgbm = pl.train(client, {"verbosity": -1, "num_threads": 1}, pl.Dataset(client, X, Y), 5)["booster"]
+    by_xgboost = px.train(client, {"nthread": 1}, px.DMatrix(client, X, Y), 5, verbose_eval=False)["booster"]
+    found = np.load(tmp_path / "out.npz")
+    assert (found["lightgbm"] == by_lightgbm.predict(X)).all()
+    assert (found["xgboost"] == by_xgboost.predict(xgb.DMatrix(X))).all()
+    assert "no checkpoint can be kept" not in three_hosts.log()
