@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import ipaddress
 import json
 import os
@@ -20,11 +21,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import lightgbm as lgb
 import numpy as np
 import psutil
 import pytest
 import xgboost as xgb
 
+import parml.lightgbm as pl
 import parml.xgboost as px
 from parml_core.client import Client, LocalCluster
 from parml_core.comm import my_versions
@@ -125,8 +128,77 @@ def test_everything_listens_on_loopback_while_a_model_is_trained(client: Client,
     trainers = trained_by(tmp_path)
     assert trainers <= set(seen) - before  # they were looked at too
     assert sum(map(len, seen.values())) >= 4  # scheduler, page, two workers
-    exposed = {pid for pid, ips in seen.items() if not all(ipaddress.ip_address(ip).is_loopback for ip in ips)}
-    assert exposed == (set() if ranks == "host" else trainers)
+    assert exposed(seen) == (set() if ranks == "host" else trainers)
+
+
+class BeforeMeeting:
+    """A callback of LightGBM. Where it arrives first, in one rank, this rank does not join the others' network until it may."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        join = lgb.Booster.set_network
+
+        def join_later(*args: Any) -> Any:
+            (self.folder / f"training-{os.getpid()}").touch()
+            with contextlib.suppress(FileExistsError), (self.folder / "late").open("x"):
+                until((self.folder / "go").exists, "the test to have looked")
+            return join(*args)
+
+        lgb.Booster.set_network = join_later
+
+    def __call__(self, env: Any) -> None:
+        pass
+
+
+class InRound:
+    """A callback of LightGBM that does what `Hold` does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, env: Any) -> None:
+        Hold(self.folder).after_iteration(None, env.iteration, None)
+
+
+@pytest.mark.parametrize("stage", [BeforeMeeting, InRound])
+def test_lightgbm_listens_on_all_interfaces_until_its_ranks_have_met(client: Client, tmp_path: Path, stage: Any) -> None:
+    """
+    A rank that waits for others has one port on all interfaces, which is LightGBM's own doing (README, Security).
+
+    When all are there it is closed: then everything is on loopback, as the exchange that rank 0 hosts for the others is.
+    """
+    assert client.cluster is not None
+    rng = np.random.default_rng(0)
+    data = pl.Dataset(client, rng.normal(size=(500, 3)), rng.normal(size=500))
+    before = {process.pid for process in family_of(client.cluster)}
+
+    def seen() -> dict[int, list[str]]:
+        assert client.cluster is not None
+        return {process.pid: listening(process) for process in [*family_of(client.cluster), psutil.Process()]}
+
+    with ThreadPoolExecutor(1) as pool:
+        options = {"callbacks": [stage(tmp_path)], "ranks": "worker"}
+        training = pool.submit(pl.train, client, {"verbosity": -1}, data, 4, **options)
+        try:
+            until(lambda: len(trained_by(tmp_path)) == 2 or training.done(), "the training to be under way", 2 * BOUND_S)
+            trainers = trained_by(tmp_path)
+            if stage is BeforeMeeting:
+                until(lambda: exposed(seen()), "the rank that is not held to listen")
+            found = seen()
+        finally:
+            (tmp_path / "go").touch()
+        assert training.result(BOUND_S)["booster"].num_trees() == 4
+    assert trainers <= set(found) - before  # they were looked at too
+    assert sum(map(len, found.values())) >= 4  # scheduler, page, two workers
+    assert len(exposed(found)) == (1 if stage is BeforeMeeting else 0) and exposed(found) <= trainers
+
+
+def exposed(seen: dict[int, list[str]]) -> set[int]:
+    """The processes within reach of other machines."""
+    return {pid for pid, ips in seen.items() if not all(ipaddress.ip_address(ip).is_loopback for ip in ips)}
 
 
 # --- the secret --------------------------------------------------------------------------------------------------------
