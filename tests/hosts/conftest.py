@@ -48,6 +48,6 @@ def three_hosts(network: Network, hosts: list[Host], tmp_path_factory: pytest.Te
 
 @pytest.fixture(scope="session")
 def two_hosts(network: Network, hosts: list[Host], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """The first two of these."""
-    with Cluster(tmp_path_factory.mktemp("two"), network.hosts[0], workers_on(hosts)[:3]) as cluster:
+    """The last two of these."""
+    with Cluster(tmp_path_factory.mktemp("two"), network.hosts[0], workers_on(hosts)[2:]) as cluster:
         yield cluster

@@ -14,8 +14,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
@@ -197,8 +197,6 @@ class Cluster:
         Each with its name and its number of threads.
     settings : mapping, optional
         As in the environment: ``PARML_SCHEDULER__WORKER_TIMEOUT_S``.
-    one_by_one : bool
-        The workers join in their order.
     """
 
     def __init__(
@@ -207,8 +205,6 @@ class Cluster:
         scheduler_host: Host,
         workers: Sequence[tuple[Host, str, int]],
         settings: Mapping[str, str] | None = None,
-        *,
-        one_by_one: bool = False,
     ) -> None:
         self._folder = folder
         self._environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(settings or {})}
@@ -221,10 +217,9 @@ class Cluster:
                 assert line, self.log()
             self.client = stack.enter_context(Client(self.file, set_default=False))
             self._workers = list(workers)
-            for i, worker in enumerate(workers, 1):
+            for worker in workers:
                 self._type_worker(*worker)
-                if one_by_one or i == len(workers):
-                    self.client.wait_for_workers(i, timeout_s=BOUND_S)
+            self.client.wait_for_workers(len(workers), timeout_s=BOUND_S)
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Cluster:
@@ -240,12 +235,24 @@ class Cluster:
 
     def restart(self, host: Host) -> None:
         """End the workers there, and type their lines again."""
-        for terminal in [terminal for of, terminal in self._terminals if of is host]:
-            _close(terminal)
+        self._close_terminals_of(host)
         for worker in self._workers:
             if worker[0] is host:
                 self._type_worker(*worker)
         self.client.wait_for_workers(len(self._workers), timeout_s=BOUND_S)
+
+    @contextmanager
+    def joined_by(self, workers: Sequence[tuple[Host, str, int]]) -> Iterator[None]:
+        """More workers, which join one after the other, and leave at the end; all others of their hosts do too."""
+        before = len(self._workers)
+        try:
+            for i, worker in enumerate(workers, 1):
+                self._type_worker(*worker)
+                self.client.wait_for_workers(before + i, timeout_s=BOUND_S)
+            yield
+        finally:
+            for host in {worker[0] for worker in workers}:
+                self._close_terminals_of(host)
 
     def log(self) -> str:
         return (self._folder / "log").read_text()
@@ -269,6 +276,10 @@ class Cluster:
         self._terminals.append((host, terminal))
         assert terminal.stdout is not None
         return cast(BinaryIO, terminal.stdout)
+
+    def _close_terminals_of(self, host: Host) -> None:
+        for terminal in [terminal for of, terminal in self._terminals if of is host]:
+            _close(terminal)
 
     def _end(self) -> None:
         """Ctrl-C in every terminal, the scheduler's last. What has gone wrong is shown where a test fails."""

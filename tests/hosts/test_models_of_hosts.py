@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,7 @@ from sklearn.metrics import roc_auc_score
 import parml.lightgbm as pl
 import parml.xgboost as px
 from parml_core.errors import InputError
-from tests.hosts.conftest import workers_on
-from tests.hosts.network import Cluster, Host, Network
+from tests.hosts.network import Cluster, Host
 from tests.hosts.placed import Placed
 
 pytestmark = pytest.mark.slow
@@ -87,25 +85,25 @@ def test_xgboost_over_hosts_is_as_good_as_one_machine(client: Any, order: str) -
 # --- the same, whoever joined first ------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def three_in_another_order(network: Network, hosts: list[Host], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    workers = workers_on(hosts)[::-1]
-    with Cluster(tmp_path_factory.mktemp("other"), network.hosts[0], workers, one_by_one=True) as cluster:
-        yield cluster
-
-
-def test_models_are_the_same_bit_by_bit_whoever_joined_first(three_hosts: Cluster, three_in_another_order: Cluster) -> None:
+def test_models_are_the_same_bit_by_bit_whoever_joined_first(
+    three_hosts: Cluster, two_hosts: Cluster, hosts: list[Host]
+) -> None:
     """Other workers hold the partitions, in another order, and other processes train: the models do not know of it."""
     models = []
-    clients = [three_hosts.client, three_in_another_order.client]
-    joined = [worker["name"] for worker in clients[1].state()["workers"]]
-    assert joined == ["c", "b", "a-2", "a-1"]
-    for client, edges in [(clients[0], EDGES), (clients[0], (0, ROWS)), (clients[1], EDGES[:4] + EDGES[-1:])]:
-        workers = [worker.id for worker in client.workers()]
+
+    def train(client: Any, edges: tuple[int, ...]) -> None:
+        workers = [worker["id"] for worker in client.state()["workers"]]
         parts = [Placed(client, value, edges, workers) for value in (X, Z)]
         by_lightgbm = pl.train(client, LIGHTGBM, pl.Dataset(client, *parts), 10)["booster"]
         by_xgboost = px.train(client, XGBOOST, px.DMatrix(client, *parts), 10)["booster"]
         models.append((by_lightgbm.model_to_string(), by_xgboost.save_raw("json")))
+
+    train(three_hosts.client, EDGES)
+    train(three_hosts.client, (0, ROWS))
+    with two_hosts.joined_by([(hosts[0], "a-2", 1), (hosts[0], "a-1", 1)]):
+        joined = [worker["name"] for worker in two_hosts.client.state()["workers"]]
+        assert sorted(joined) == ["a-1", "a-2", "b", "c"] and joined[2:] == ["a-2", "a-1"]
+        train(two_hosts.client, EDGES[:4] + EDGES[-1:])
     assert models[0] == models[1] == models[2]
 
 
