@@ -61,7 +61,7 @@ def exchange(n: int, host: str) -> Iterator[Invitation]:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     connections: list[socket.socket] = []
     ended = threading.Event()
-    with socket.create_server((host, 0), family=family, backlog=n) as listener:
+    with socket.create_server((host, 0), family=family) as listener:
         args = (listener, n, secret, connections, ended)
         server = threading.Thread(target=_serve, args=args, name="parml-exchange", daemon=True)
         server.start()
@@ -132,18 +132,9 @@ class Member:
 
 def _serve(listener: socket.socket, n: int, secret: bytes, connections: list[socket.socket], ended: threading.Event) -> None:
     """Until a member leaves; then all connections end, which tells the others."""
-    members: dict[int, socket.socket] = {}
     listener.settimeout(MEETING_TIMEOUT_S)
     try:
-        while len(members) < n:
-            connection = listener.accept()[0]
-            connections.append(connection)
-            if ended.is_set():
-                return
-            try:
-                members[_welcome(connection, secret, n)] = connection
-            except OSError:  # whoever it was, it was no member
-                _hang_up(connection)
+        members = _meet(listener, n, secret, connections, ended)
         while True:
             values = [_receive(members[rank]) for rank in range(n)]
             everything = b"[" + b",".join(values) + b"]"
@@ -155,6 +146,35 @@ def _serve(listener: socket.socket, n: int, secret: bytes, connections: list[soc
         for connection in connections:
             _hang_up(connection)
             connection.close()
+
+
+def _meet(
+    listener: socket.socket, n: int, secret: bytes, connections: list[socket.socket], ended: threading.Event
+) -> dict[int, socket.socket]:
+    """All members by rank. Each is welcomed on a thread of its own, so that a stranger who is silent keeps nobody waiting."""
+    members: dict[int, socket.socket] = {}
+
+    def welcome(connection: socket.socket) -> None:
+        try:
+            members[_welcome(connection, secret, n)] = connection
+        except OSError:  # whoever it was, it was no member
+            _hang_up(connection)
+            connection.close()
+        if len(members) == n:
+            _hang_up(listener)  # nobody else is waited for
+
+    while len(members) < n and not ended.is_set():
+        try:
+            connection = listener.accept()[0]
+        except OSError:
+            if len(members) == n:
+                break
+            raise
+        connections.append(connection)
+        threading.Thread(target=welcome, args=(connection,), name="parml-exchange-welcome", daemon=True).start()
+    if len(members) < n:
+        raise ConnectionLost(f"expected {n} members, found {len(members)}")
+    return members
 
 
 def _hang_up(connection: socket.socket) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import socket
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
-from parml.boosting.exchange import Invitation, Member, exchange
+from parml.boosting.exchange import HANDSHAKE_TIMEOUT_S, Invitation, Member, exchange
 from parml_core.errors import AuthenticationError, ConnectionLost
 
 
@@ -81,6 +83,17 @@ def test_strangers_are_no_members_and_do_no_harm() -> None:
         outsider.close()
         futures = [pool.submit(_rounds, invitation, rank, ["x"]) for rank in range(2)]
         assert [future.result(timeout=20) for future in futures] == [[[[0, "x"], [1, "x"]]]] * 2
+
+
+def test_strangers_that_say_nothing_keep_no_member_waiting() -> None:
+    """A scanner of ports that connects and is silent costs the members nothing: they meet while it is still there."""
+    with exchange(2, "127.0.0.1") as invitation, ThreadPoolExecutor(2) as pool, ExitStack() as stack:
+        for _ in range(5):
+            stack.enter_context(socket.create_connection((invitation.host, invitation.port)))
+        began = time.monotonic()
+        futures = [pool.submit(_rounds, invitation, rank, ["x"]) for rank in range(2)]
+        assert [future.result(timeout=20) for future in futures] == [[[[0, "x"], [1, "x"]]]] * 2
+        assert time.monotonic() - began < HANDSHAKE_TIMEOUT_S / 2
 
 
 def test_invitation_does_not_show_its_secret() -> None:
