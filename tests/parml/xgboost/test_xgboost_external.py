@@ -287,19 +287,19 @@ def _label(X: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def _watched() -> Iterator[list[int]]:
-    """Samples of the memory of workers and ranks together, what they share counted once."""
+def _watched(nanny: psutil.Process) -> Iterator[list[int]]:
+    """Samples of the memory of a nanny's workers and ranks together, what they share counted once."""
     samples: list[int] = []
     stop = threading.Event()
 
     def watch() -> None:
         while not stop.wait(0.05):
             total = 0
-            for process in psutil.Process().children(recursive=True):
+            for process in nanny.children(recursive=True):
                 try:
                     if process.name().startswith(("parml worker", "parml train_ra")):
                         total += process.memory_full_info().pss
-                except psutil.Error:
+                except (psutil.Error, OSError):
                     continue
             samples.append(total)
 
@@ -325,7 +325,8 @@ def test_train_three_times_the_memory_limit_stays_under_it() -> None:
     params = {"objective": "binary:logistic", "max_depth": 4, "eta": 0.5}
     with LocalCluster(1, 1, memory_limit=LIMIT_BYTES, dashboard_port=None) as cluster, Client(cluster) as client:
         before = cluster.worker_pids()
-        with _watched() as samples:
+        (worker,) = before.values()
+        with _watched(psutil.Process(psutil.Process(worker).ppid())) as samples:
             dtrain = px.DMatrix(client, X, y, external_memory=True)
             booster = px.train(client, params, dtrain, 5, verbose_eval=False)["booster"]
         assert cluster.worker_pids() == before
