@@ -158,9 +158,9 @@ class Checkpoints:
                 proof = _proof(self.depot.secret, nonce, head + content)
                 if not hmac.compare_digest(_receive(connection, _PROOF), proof):
                     return
-                if kind == _STATE:
+                if kind == _STATE and (self.latest is None or rounds >= self.latest.rounds):  # none of a rank that was given up
                     self.latest = Checkpoint(rounds, content)
-                elif self._hear is not None:
+                if kind == _NEWS and self._hear is not None:
                     self._hear(rounds, content)
                 connection.sendall(b"\1")
         except OSError:

@@ -32,6 +32,15 @@ def test_checkpoints_the_last_one_is_there_when_send_returns() -> None:
     assert _threads() == 0
 
 
+def test_checkpoints_of_a_rank_that_was_given_up_do_not_take_the_place_of_later_ones() -> None:
+    """It may live on on a worker that nobody reaches; what the ranks after it have done stays done."""
+    with Checkpoints(HERE) as kept, Sender(kept.depot) as given_up, Sender(kept.depot) as current:
+        given_up.send(3, b"old")
+        current.send(6, b"new")
+        given_up.send(4, b"old")
+        assert kept.latest == Checkpoint(6, b"new")
+
+
 def test_checkpoints_without_the_secret_are_not_taken() -> None:
     """A stranger at the port is sent away, and the training's own checkpoint stays."""
     with Checkpoints(HERE) as kept:
