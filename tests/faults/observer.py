@@ -27,6 +27,7 @@ class Observer:
     def __init__(self, stage: str, rank: int, act: Callable[[int], None]) -> None:
         self.reports: list[tuple[int, int, str]] = []
         self.acted_s = 0.0
+        self.acted_on = 0  # the process
         self._at = stage, rank
         self._act = act
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -56,6 +57,7 @@ class Observer:
             # While they load, ranks have no number yet: the first to load stands for each.
             if not self.acted_s and self._at[0] == stage and (stage == "load" or self._at[1] == int(rank)):
                 self.acted_s = time.monotonic()
+                self.acted_on = int(pid)
                 self._held.append(connection)  # not to be closed: the process is to be lost as it is
                 self._act(int(pid))
             else:

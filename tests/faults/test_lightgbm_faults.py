@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import threading
@@ -299,20 +300,37 @@ def test_stopped_with_default_settings_training_goes_on_within_the_limit(what: s
     _check_repeated(observer, 0)
 
 
+@pytest.mark.slow
+def test_worker_whose_interpreter_is_kept_for_seconds_is_not_lost_by_default() -> None:
+    """Compiled code that lets nothing else run in a worker for a few seconds is not taken for its death."""
+    from parml_core.client import Client, LocalCluster
+
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_port=None) as cluster, Client(cluster) as client:
+        before = client.workers()
+        assert client.submit(_keep_the_interpreter, 6).result(timeout_s=30) == before[0].pid
+        assert client.workers() == before
+
+
+def _keep_the_interpreter(seconds: int) -> int:
+    ctypes.PyDLL(None).usleep(seconds * 1_000_000)  # unlike a CDLL, it does not give up the lock
+    return os.getpid()
+
+
 # --- or a clear error comes --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("sent", [KILLED, STOPPED])
-def test_rank_lost_without_restarts_raises_soon_and_names_the_worker(client: Any, sent: signal.Signals, rank: int) -> None:
+@pytest.mark.parametrize(("stage", "rank"), [("load", 0), ("0", 1), ("7", 0), ("7", 1), ("end", 0)])
+def test_rank_lost_without_restarts_raises_soon_and_names_the_worker(
+    client: Any, stage: str, rank: int, sent: signal.Signals
+) -> None:
     """With max_restarts=0 a GangError names the worker and the process, and the next training works."""
     names = [worker.name for worker in client.workers()]
-    observer = Observer("7", rank, lambda pid: os.kill(pid, sent))
+    observer = Observer(stage, rank, lambda pid: os.kill(pid, sent))
     with pytest.raises(GangError, match="or allow max_restarts") as caught:
         _train(client, observer, max_restarts=0)
     assert time.monotonic() - observer.acted_s < LIMIT_S
-    lost = next(pid for of, pid, stage in observer.reports if (of, stage) == (rank, "7"))
-    assert f"pid {lost}" in str(caught.value)
+    assert f"pid {observer.acted_on}" in str(caught.value)
     assert sum(name in str(caught.value) for name in names) == 1, str(caught.value)
     assert _train(client, None, num_boost_round=3)["booster"].num_trees() == 3
 
@@ -333,6 +351,19 @@ def test_worker_of_a_rank_killed_without_restarts_raises_soon_and_the_next_train
         _train(client, observer, max_restarts=0)
     assert time.monotonic() - observer.acted_s < LIMIT_S
     assert _train(client, None, num_boost_round=3)["booster"].num_trees() == 3
+
+
+@pytest.mark.slow
+def test_worker_stopped_without_restarts_raises_soon_and_names_it(client: Any) -> None:
+    """A frozen worker is an error in the same time."""
+    victim = client.workers()[0]
+    observer = Observer("7", 0, lambda pid: os.kill(victim.pid, signal.SIGSTOP))
+    try:
+        with pytest.raises(GangError, match=f"{victim.name!r} was lost .silent"):
+            _train(client, observer, max_restarts=0)
+        assert time.monotonic() - observer.acted_s < LIMIT_S
+    finally:
+        os.kill(victim.pid, signal.SIGKILL)
 
 
 def test_rank_lost_more_often_than_restarts_raises(client: Any) -> None:

@@ -344,20 +344,34 @@ def test_stopped_with_default_settings_training_goes_on_within_the_limit(what: s
 # --- or a clear error comes --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("sent", [KILLED, STOPPED])
-def test_rank_lost_without_restarts_raises_soon_and_names_the_worker(client: Any, sent: signal.Signals, rank: int) -> None:
+@pytest.mark.parametrize(("stage", "rank"), [("load", 0), ("0", 1), ("7", 0), ("7", 1), ("end", 0)])
+def test_rank_lost_without_restarts_raises_soon_and_names_the_worker(
+    client: Any, stage: str, rank: int, sent: signal.Signals
+) -> None:
     """With max_restarts=0 a GangError names the worker and the process, and the next training works."""
     names = [worker.name for worker in client.workers()]
-    observer = Observer("7", rank, lambda pid: os.kill(pid, sent))
+    observer = Observer(stage, rank, lambda pid: os.kill(pid, sent))
     with pytest.raises(GangError, match="or allow max_restarts") as caught:
         _train(client, observer, max_restarts=0)
     assert time.monotonic() - observer.acted_s < LIMIT_S
-    lost = next(pid for of, pid, stage in observer.reports if (of, stage) == (rank, "7"))
-    assert f"pid {lost}" in str(caught.value)
+    assert f"pid {observer.acted_on}" in str(caught.value)
     assert sum(name in str(caught.value) for name in names) == 1, str(caught.value)
     again = px.train(client, PARAMS, px.DMatrix(client, X, Y), 3, ranks="worker")
     assert again["booster"].num_boosted_rounds() == 3
+
+
+@pytest.mark.slow
+def test_worker_stopped_without_restarts_raises_soon_and_names_it(client: Any) -> None:
+    """A frozen worker is an error in the same time."""
+    victim = client.workers()[0]
+    observer = Observer("7", 0, lambda pid: os.kill(victim.pid, signal.SIGSTOP))
+    try:
+        with pytest.raises(GangError, match=f"{victim.name!r} was lost .silent"):
+            _train(client, observer, max_restarts=0)
+        assert time.monotonic() - observer.acted_s < LIMIT_S
+    finally:
+        os.kill(victim.pid, signal.SIGKILL)
 
 
 def test_rank_lost_more_often_than_restarts_raises(client: Any) -> None:
