@@ -18,13 +18,13 @@ def workers_on(hosts: list[Host]) -> list[tuple[Host, str, int]]:
 
 @pytest.fixture(scope="session")
 def network() -> Iterator[Network]:
-    """A host for the scheduler, and three for workers, each of which has another network that leads nowhere."""
+    """A host for schedulers, and six for workers, each of which has another network that leads nowhere."""
     missing = what_is_missing()
     if missing and os.environ.get("CI") and "command" in missing:  # which can be mended there, unlike missing rights
         pytest.fail(f"expected a network of hosts in continuous integration; it {missing}, see tests/install-system-packages")
     if missing:
         pytest.skip(f"a network of hosts {missing}")
-    network = Network(4)
+    network = Network(7)
     try:
         for i, host in enumerate(network.hosts):
             host.add_other_network(f"203.0.113.{i + 1}/32")  # set apart for documentation
@@ -35,8 +35,14 @@ def network() -> Iterator[Network]:
 
 @pytest.fixture(scope="session")
 def hosts(network: Network) -> list[Host]:
-    """The three for workers."""
-    return network.hosts[1:]
+    """Three for workers."""
+    return network.hosts[1:4]
+
+
+@pytest.fixture(scope="session")
+def hosts_to_lose(network: Network) -> list[Host]:
+    """Three others, on which there is nothing that a test would miss."""
+    return network.hosts[4:]
 
 
 @pytest.fixture(scope="session")

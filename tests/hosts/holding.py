@@ -25,35 +25,46 @@ def until(condition: Callable[[], Any], what: str) -> None:
 
 
 class Hold:
-    """For LightGBM. Each rank says that it is there by a file of its pid and of its number of rows."""
+    """
+    For LightGBM. Each rank that is held says so by a file of its pid and its number of rows.
+
+    Parameters
+    ----------
+    folder : Path
+    meeting : bool
+        Hold before the ranks meet, when this callback has arrived, instead of in a round.
+    """
 
     order = 0
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, meeting: bool = False) -> None:
         self.folder = folder
+        self.meeting = meeting
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self.meeting:
+            self.hold(-1)
 
     def __call__(self, env: Any) -> None:
-        if env.iteration == ROUND:
+        if env.iteration == ROUND and not self.meeting:
             self.hold(env.model.train_set.num_data())
 
     def hold(self, what: int) -> None:
         if not (self.folder / "go").exists():
-            (self.folder / f"held-{os.getpid()}-{what}").touch()
+            (self.folder / f"held_{os.getpid()}_{what}").touch()
             until((self.folder / "go").exists, "the test to let the ranks go")
 
 
-class HoldInXgboost(xgb.callback.TrainingCallback):
+class HoldInXgboost(Hold, xgb.callback.TrainingCallback):
     """For xgboost; in the place of rows is the number of the rank."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
     def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
-        if epoch == ROUND:
-            Hold(self.folder).hold(xgb.collective.get_rank())
+        if epoch == ROUND and not self.meeting:
+            self.hold(xgb.collective.get_rank())
         return False
 
 
 def held(folder: Path) -> dict[int, int]:
     """The ranks that are held: by pid what they say of themselves."""
-    return dict(map(int, path.name.split("-")[1:]) for path in folder.glob("held-*"))
+    return dict(map(int, path.name.split("_")[1:]) for path in folder.glob("held_*"))

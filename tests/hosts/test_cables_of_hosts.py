@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +38,13 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def cluster(network: Network, hosts: list[Host], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(network: Network, hosts_to_lose: list[Host], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """One that notices losses soon; also the client's process goes by these settings."""
     with pytest.MonkeyPatch.context() as patched:
         for name, value in SETTINGS.items():
             patched.setenv(name, value)
         patched.setattr("parml.boosting.gang.RETURN_TIMEOUT_S", 1.0)  # nobody comes in the place of the lost
-        with Cluster(tmp_path_factory.mktemp("cables"), network.hosts[0], workers_on(hosts)) as cluster:
+        with Cluster(tmp_path_factory.mktemp("cables"), network.hosts[0], workers_on(hosts_to_lose)) as cluster:
             yield cluster
 
 
@@ -70,10 +70,10 @@ def check(library: str, booster: Any) -> None:
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("rank", [0, 1], ids=["of rank 0", "of another rank"])
+@pytest.mark.parametrize("cut", ["of rank 0", "of another rank", "before they meet"])
 @pytest.mark.parametrize("library", ["lightgbm", "xgboost"])
 def test_cable_cut_in_a_training_the_other_hosts_go_on(
-    cluster: Cluster, hosts: list[Host], tmp_path: Path, library: str, rank: int
+    cluster: Cluster, hosts_to_lose: list[Host], tmp_path: Path, library: str, cut: str
 ) -> None:
     """
     The model is that of one machine, by those that are left; so is the next one.
@@ -81,13 +81,13 @@ def test_cable_cut_in_a_training_the_other_hosts_go_on(
     The partitions are made again where their host is gone: by their tasks, or by this process where it has scattered them.
     """
     client = cluster.client
-    data = (X, Y) if rank else tuple(Parts(value, (700, 701, 2000, ROWS)) for value in (X, Y))
-    hold = Hold(tmp_path) if library == "lightgbm" else HoldInXgboost(tmp_path)
+    data = tuple(Parts(value, (700, 701, 2000, ROWS)) for value in (X, Y)) if cut == "of rank 0" else (X, Y)
+    hold = {"lightgbm": Hold, "xgboost": HoldInXgboost}[library](tmp_path, meeting=cut == "before they meet")
     with ThreadPoolExecutor(1) as pool:
         training = pool.submit(train, library, client, data, hold)
-        until(lambda: len(held(tmp_path)) == 3 or training.done(), "the ranks to be in the middle")
-        ranks = {pid: int(what not in (0, ROWS // 3 + 1)) for pid, what in held(tmp_path).items()}
-        victim = next(host for host in hosts if rank in [ranks.get(pid) for pid in host.processes()])
+        until(lambda: len(held(tmp_path)) == 3 or training.done(), "the ranks to be there")
+        firsts = {pid for pid, what in held(tmp_path).items() if what in (0, ROWS // 3 + 1)}
+        victim = next(host for host in hosts_to_lose[::-1] if (cut == "of rank 0") == bool(firsts & set(host.processes())))
         victim.cut_cable()
         try:
             (tmp_path / "go").touch()
@@ -102,14 +102,34 @@ def test_cable_cut_in_a_training_the_other_hosts_go_on(
     cluster.restart(victim)
 
 
+@pytest.mark.parametrize("library", ["lightgbm", "xgboost"])
+def test_cable_out_for_a_moment_costs_that_moment_alone(
+    three_hosts: Cluster, hosts: list[Host], tmp_path: Path, library: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was under way is sent again, by the system: no rank is taken for lost, and no round is done twice."""
+    hold = {"lightgbm": Hold, "xgboost": HoldInXgboost}[library](tmp_path)
+    with ThreadPoolExecutor(1) as pool:
+        training = pool.submit(train, library, three_hosts.client, (X, Y), hold)
+        until(lambda: len(held(tmp_path)) == 3 or training.done(), "the ranks to be in the middle")
+        hosts[2].cut_cable()
+        try:
+            (tmp_path / "go").touch()
+            assert not wait([training], timeout=1.0).done
+        finally:
+            (tmp_path / "go").touch()
+            hosts[2].mend_cable()
+        check(library, training.result(timeout=LIMIT_S))
+    assert not [record for record in caplog.records if "restart" in record.message]
+
+
 def test_cable_cut_without_restarts_raises_soon_and_names_the_worker(
-    cluster: Cluster, hosts: list[Host], tmp_path: Path
+    cluster: Cluster, hosts_to_lose: list[Host], tmp_path: Path
 ) -> None:
     """Silence is what tells: an error after the time of silence that was asked for, and a few seconds."""
     with ThreadPoolExecutor(1) as pool:
         training = pool.submit(train, "xgboost", cluster.client, (X, Y), HoldInXgboost(tmp_path), max_restarts=0)
         until(lambda: len(held(tmp_path)) == 3 or training.done(), "the ranks to be in the middle")
-        hosts[2].cut_cable()
+        hosts_to_lose[2].cut_cable()
         began = time.monotonic()
         try:
             (tmp_path / "go").touch()
@@ -118,5 +138,5 @@ def test_cable_cut_without_restarts_raises_soon_and_names_the_worker(
             assert time.monotonic() - began < 10
         finally:
             (tmp_path / "go").touch()
-            hosts[2].mend_cable()
-    cluster.restart(hosts[2])
+            hosts_to_lose[2].mend_cable()
+    cluster.restart(hosts_to_lose[2])

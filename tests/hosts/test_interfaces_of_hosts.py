@@ -45,7 +45,7 @@ def test_ranks_and_caller_meet_at_addresses_of_the_network_that_they_share(
     Each rank is connected with the other two, and with nobody at an address of another network.
 
     This process is reached at its address on the bridge alone: there xgboost's ranks have met, and rank 0 sends checkpoints;
-    there LightGBM's ranks have met, and now talk among themselves.
+    LightGBM's ranks have met there too, and now that they talk among themselves nothing listens here.
     """
     before = listening()
     with ThreadPoolExecutor(1) as pool:
@@ -58,7 +58,7 @@ def test_ranks_and_caller_meet_at_addresses_of_the_network_that_they_share(
         finally:
             (tmp_path / "go").touch()
         training.result(BOUND_S)
-    assert mine == {network.address}
+    assert mine == ({network.address} if library == "xgboost" else set())
     for address, connections in found.items():
         others = found.keys() - {address}
         open_ones = [one for one in connections if one.state == "ESTAB"]

@@ -168,7 +168,7 @@ def test_lightgbm_listens_on_all_interfaces_until_its_ranks_have_met(client: Cli
     """
     A rank that waits for others has one port on all interfaces, which is LightGBM's own doing (README, Security).
 
-    When all are there it is closed: then everything is on loopback, as the exchange that rank 0 hosts for the others is.
+    When all are there it is closed: then everything that listens does so on loopback.
     """
     assert client.cluster is not None
     rng = np.random.default_rng(0)
