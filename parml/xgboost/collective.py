@@ -52,8 +52,8 @@ def joined(rank: int, meeting: Meeting | None) -> Iterator[None]:
     if meeting is None:
         yield
         return
-    collective.init(**meeting, dmlc_task_id=f"[parml]:{rank:06d}")
     try:
+        collective.init(**meeting, dmlc_task_id=f"[parml]:{rank:06d}")
         yield
     except XGBoostError as error:
         if not is_network_failure(error):
@@ -61,7 +61,8 @@ def joined(rank: int, meeting: Meeting | None) -> Iterator[None]:
         # Some other rank is gone, and the gang is about to say which and to end this one. The error from here would only hide
         # that one.
         threading.Event().wait(VERDICT_TIMEOUT_S)
-        raise GangError(f"rank {rank} cannot reach the others: {error}") from error
+        text = str(error).partition("\nStack trace:")[0]
+        raise GangError(f"rank {rank} cannot reach the others: {text}") from error
     # Not after an error: parting waits for the others, which may be gone.
     collective.finalize()
 

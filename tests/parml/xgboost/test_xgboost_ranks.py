@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,7 @@ from parml_core.engine.base import Engine, Future
 from parml_core.errors import NotSupported
 from parml_core.graph import Graph, Hints
 
+ROOT = Path(__file__).resolve().parents[3]
 ROWS = 2000
 _rng = np.random.default_rng(3)
 X = pd.DataFrame(_rng.normal(size=(ROWS, 4)), columns=list("abcd"))
@@ -195,3 +199,26 @@ def test_two_trainings_at_once_both_end_right(cluster_client: Any) -> None:
     with ThreadPoolExecutor(2) as pool:
         results = [pool.submit(_train, cluster_client, dtrain, 5) for _ in range(2)]
         assert [_dump(result.result(timeout=60)["booster"]) for result in results] == [alone, alone]
+
+
+ALONE = """
+import socket
+from parml.xgboost import collective
+from parml_core.errors import GangError
+
+collective.VERDICT_TIMEOUT_S = 0.1
+with socket.socket() as nobody:
+    nobody.bind(("127.0.0.1", 0))
+    meeting = {"dmlc_communicator": "rabit", "dmlc_tracker_uri": "127.0.0.1", "dmlc_tracker_port": nobody.getsockname()[1]}
+    try:
+        with collective.joined(1, meeting | {"dmlc_retry": 1, "dmlc_timeout": 5}):
+            pass
+    except GangError as error:
+        print("told:", error)
+"""
+
+
+def test_rank_that_cannot_meet_the_others_tells_of_a_loss_and_not_of_an_error_of_its_own() -> None:
+    """Others that went while they met are a reason to begin again, as they are later on; in a process that this may break."""
+    done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
+    assert "told: rank 1 cannot reach the others" in done.stdout and "Stack trace" not in done.stdout, done
