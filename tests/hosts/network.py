@@ -21,7 +21,7 @@ from typing import BinaryIO, NamedTuple, cast
 
 from parml_core.client import Client
 
-BOUND_S = 30.0
+BOUND_S = 60.0
 ROOT = Path(__file__).resolve().parents[2]
 _NET_ADMIN, _SYS_ADMIN = 12, 21  # bits of a process's capabilities
 _SUBNETS = 512  # of 198.18.0.0/15, which is set apart for tests of networks

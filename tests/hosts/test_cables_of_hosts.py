@@ -29,7 +29,7 @@ _rng = np.random.default_rng(11)
 X = _rng.normal(size=(ROWS, 4)).round(1)
 Y = X[:, 0] + np.abs(X[:, 1]) + 0.5 * _rng.normal(size=ROWS)
 ROUNDS = 12
-LIMIT_S = 30.0
+LIMIT_S = 45.0
 SETTINGS = {
     "PARML_SCHEDULER__WORKER_TIMEOUT_S": "2",
     "PARML_WORKER__HEARTBEAT_S": "0.5",

@@ -177,6 +177,27 @@ QID = np.repeat(np.arange(len(SIZES)), SIZES)
 RELEVANCE = np.digitize(Z, [-0.5, 0.5, 1.5])
 
 
+def sizes_by_rank(folder: Path) -> list[int]:
+    """The sizes of the groups of all ranks, which they have written down."""
+    found = [np.load(path) for path in folder.iterdir()]
+    assert len(found) >= 2 and min(map(len, found)) > 0
+    return sorted(np.concatenate(found).tolist())
+
+
+class WriteSizes:
+    """A callback of LightGBM, and a metric of xgboost."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, env: Any) -> None:
+        np.save(self.folder / str(os.getpid()), env.model.train_set.get_group())
+
+    def metric(self, predicted: np.ndarray, data: xgb.DMatrix) -> tuple[str, float]:
+        np.save(self.folder / str(os.getpid()), np.diff(data.get_uint_info("group_ptr").astype(int)))
+        return "none", 0.0
+
+
 def ndcg(scores: np.ndarray, k: int = 3) -> float:
     """The mean over all groups, as LightGBM and xgboost define it."""
     found = []
@@ -188,24 +209,27 @@ def ndcg(scores: np.ndarray, k: int = 3) -> float:
     return float(np.mean(found))
 
 
-def test_lightgbm_ranks_over_hosts_as_one_machine_does(client: Any) -> None:
+def test_lightgbm_ranks_over_hosts_as_one_machine_does(client: Any, tmp_path: Path) -> None:
     """Groups that even cuts would split, and that lie in several partitions, are whole: the metric is as on one machine."""
     params = {**LIGHTGBM, "objective": "lambdarank", "metric": "ndcg", "eval_at": [3]}
     plain = lgb.train(params, lgb.Dataset(X, RELEVANCE, group=SIZES), 15)
     train_set = pl.Dataset(client, *placed(client, X, RELEVANCE), group=SIZES)
-    result = pl.train(client, params, train_set, 15, valid_sets=[train_set])
+    result = pl.train(client, params, train_set, 15, valid_sets=[train_set], callbacks=[WriteSizes(tmp_path)])
+    assert sizes_by_rank(tmp_path) == sorted(SIZES)
     found = ndcg(result["booster"].predict(X))
     assert found == pytest.approx(ndcg(plain.predict(X)), abs=0.01)
     assert result["history"]["training"]["ndcg@3"][-1] == pytest.approx(found, abs=0.005)
 
 
-def test_xgboost_ranks_over_hosts_as_one_machine_does(client: Any) -> None:
+def test_xgboost_ranks_over_hosts_as_one_machine_does(client: Any, tmp_path: Path) -> None:
     """As above."""
     params = {**XGBOOST, "objective": "rank:ndcg", "eval_metric": "ndcg@3"}
     plain = xgb.train(params, xgb.DMatrix(X, RELEVANCE, qid=QID), 15)
     parts = placed(client, X, RELEVANCE, QID)
     dtrain = px.DMatrix(client, parts[0], parts[1], qid=parts[2])
-    result = px.train(client, params, dtrain, 15, evals=[(dtrain, "t")], verbose_eval=False)
+    options = {"custom_metric": WriteSizes(tmp_path).metric, "verbose_eval": False}
+    result = px.train(client, params, dtrain, 15, evals=[(dtrain, "t")], **options)
+    assert sizes_by_rank(tmp_path) == sorted(SIZES)
     found = ndcg(result["booster"].predict(xgb.DMatrix(X)))
     assert found == pytest.approx(ndcg(plain.predict(xgb.DMatrix(X))), abs=0.01)
     assert result["history"]["t"]["ndcg@3"][-1] == pytest.approx(found, abs=0.005)
