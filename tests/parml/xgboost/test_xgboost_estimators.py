@@ -12,6 +12,7 @@ import xgboost as xgb
 from sklearn.model_selection import GridSearchCV
 
 import parml.xgboost as px
+from parml.dataframe import from_pandas
 from parml_core.engine.base import Engine
 from parml_core.errors import InputError, NotSupported
 
@@ -106,6 +107,18 @@ def test_ranker_takes_groups_as_sizes_ids_or_a_column(engine: Engine) -> None:
         np.testing.assert_array_equal(ours.predict(data), plain.predict(X))
     with pytest.raises(InputError, match="found neither"):
         px.XGBRanker(client=engine).fit(X, CODES)
+
+
+def test_ranker_takes_queries_as_a_column_of_a_chunked_table(engine: Engine) -> None:
+    """To train on, to evaluate on and to predict for; queries begin in one partition and end in another."""
+    table = X.assign(qid=QID)
+    plain = xgb.XGBRanker(n_estimators=3, n_jobs=_threads(engine))
+    plain.fit(table, CODES, eval_set=[(table, CODES)], verbose=False)
+    frame = from_pandas(table.assign(y=CODES), npartitions=7)
+    rows = frame[[*X.columns, "qid"]]
+    ours = px.XGBRanker(n_estimators=3, client=engine).fit(rows, frame["y"], eval_set=[(rows, frame["y"])], verbose=False)
+    assert (_dump(ours), ours.evals_result()) == (_dump(plain), plain.evals_result())
+    np.testing.assert_array_equal(ours.predict(rows).compute(engine), plain.predict(X))
 
 
 def test_ranker_score_is_that_of_the_table_with_queries(engine: Engine, parts: Any) -> None:
