@@ -12,6 +12,7 @@ Examples
 0.97
 """
 
+from parml.model_selection.halving import HalvingGridSearchCV, HalvingRandomSearchCV
 from parml.model_selection.search import GridSearchCV, RandomizedSearchCV
 from parml.model_selection.validation import (
     cross_val_predict,
@@ -23,6 +24,8 @@ from parml.model_selection.validation import (
 
 __all__ = [
     "GridSearchCV",
+    "HalvingGridSearchCV",
+    "HalvingRandomSearchCV",
     "RandomizedSearchCV",
     "cross_val_predict",
     "cross_val_score",

@@ -51,6 +51,7 @@ class PlanningBackend(ParallelBackendBase):
         self._engine = engine
         self._calls: list[Call] = []
         self._results: list[Any] | None = None
+        self._scattered: list[tuple[Any, Future[Any]]] = []  # for the next call: the rungs of a halving have the same data
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
         """Two: with one, joblib would make the calls itself. How many run at the same time is the engine's to say."""
@@ -73,7 +74,9 @@ class PlanningBackend(ParallelBackendBase):
 
     def retrieve_result(self, out: range, timeout: float | None = None) -> list[Any]:
         if self._results is None:
-            self._results = _run(self._engine, [_portable(call) for call in self._calls])
+            calls = [_portable(call) for call in self._calls]
+            self._scattered = _scattered(self._engine, _data_of(calls), self._scattered)
+            self._results = _run(self._engine, calls, self._scattered)
             self._calls = []
         return [self._results[i] for i in out]
 
@@ -83,15 +86,24 @@ class PlanningBackend(ParallelBackendBase):
     def stop_call(self) -> None:
         self._calls, self._results = [], None
 
+    def terminate(self) -> None:
+        """The end of the search: its data are not needed any more."""
+        self._scattered = []
 
-def _run(engine: Engine, calls: list[Call]) -> list[Any]:
-    values = _data_of(calls)
-    scattered = engine.scatter(values)
+
+def _scattered(engine: Engine, values: list[Any], before: list[tuple[Any, Future[Any]]]) -> list[tuple[Any, Future[Any]]]:
+    """What the engine has of the values; they are sent unless these very objects were."""
+    if len(values) == len(before) and all(value is old for value, (old, _) in zip(values, before, strict=True)):
+        return before
+    return list(zip(values, engine.scatter(values), strict=True))
+
+
+def _run(engine: Engine, calls: list[Call], shared: list[tuple[Any, Future[Any]]]) -> list[Any]:
     name = uuid.uuid4().hex
     filters = getattr(warnings, "_get_filters", lambda: warnings.filters)()  # type: ignore[attr-defined]
     surroundings = Surroundings(get_config(), tuple(filters))
     candidates = {id(call.kwargs.get("parameters")) for call in calls}
-    planned = plan(calls, list(zip(values, scattered, strict=True)), surroundings, name, share=len(candidates) > 1)
+    planned = plan(calls, shared, surroundings, name, share=len(candidates) > 1)
     wants = planned.wants
     results = dict(zip(wants, _gather(engine, engine.submit_graph(planned.graph, wants)), strict=True))
     return [results[key] if at is None else dict(results[key][at]) for key, at in planned.answers]
