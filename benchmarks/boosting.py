@@ -1,5 +1,5 @@
 """
-Training and prediction beside the plain libraries and their Dask modules, on one host, in one run.
+Training and prediction beside the plain libraries and their Dask modules, on one host or over several, in one run.
 
 Each variant is a program of its own: it brings the data to where its library wants it (an array in this process, chunks in
 two workers of one thread), says so, and then trains, with two threads in all. Seconds count from there to a model in the
@@ -7,21 +7,28 @@ caller; memory is what all processes of the variant occupy at most during the tr
 multiple of the data. Variants take turns, round after round, each round in another order. Medians, and their ratios to the
 plain library.
 
+Several hosts are network namespaces of this machine (which takes root and iproute2) with a worker of one thread on each, and
+share its processors; the plain libraries keep their two threads.
+
 *higgs* is data of the shape of that set, 28 columns of float32; *flights* are the real flights of the demo, with categories.
 
-    python benchmarks/boosting.py [--data higgs,flights] [--rows 2000000] [--trees 100] [--rounds 3] [--only parml] [--json F]
+    python benchmarks/boosting.py [--data higgs,flights] [--rows 2000000] [--trees 100] [--rounds 3] [--only parml] [--hosts 1]
+        [--json FILE]
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib.metadata
 import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,7 +37,7 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "examples"))
+sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 
 from measure import Report, run_watched, say  # noqa: E402
 
@@ -214,7 +221,7 @@ def say_quality(labels: Any, scores: Any) -> None:
     say(auc=float(roc_auc_score(labels, scores)))
 
 
-def xgboost_plain(data: Any, trees: int, *, quantised: bool) -> None:
+def xgboost_plain(data: Any, trees: int, hosts: int, *, quantised: bool) -> None:
     import xgboost as xgb
 
     X, y = data.plain()
@@ -228,12 +235,12 @@ def xgboost_plain(data: Any, trees: int, *, quantised: bool) -> None:
     say_quality(labels, booster.predict(xgb.DMatrix(test, **data.matrix)))
 
 
-def xgboost_parml(data: Any, trees: int) -> None:
+def xgboost_parml(data: Any, trees: int, hosts: int) -> None:
     import xgboost as xgb
 
     import parml.xgboost as px
 
-    with parml_cluster() as client:
+    with parml_cluster(hosts) as client:
         X, y = data.parml(client)
         with training():
             result = px.train(client, XGBOOST, px.DMatrix(client, X, y, **data.matrix), trees)
@@ -243,11 +250,11 @@ def xgboost_parml(data: Any, trees: int) -> None:
         say_quality(labels, result["booster"].predict(xgb.DMatrix(test, **data.matrix)))
 
 
-def xgboost_dask(data: Any, trees: int, *, quantised: bool) -> None:
+def xgboost_dask(data: Any, trees: int, hosts: int, *, quantised: bool) -> None:
     import xgboost as xgb
     from xgboost import dask as dxgb
 
-    with dask_cluster() as client:
+    with dask_cluster(hosts) as client:
         X, y = data.dask(client)
         kind = dxgb.DaskQuantileDMatrix if quantised else dxgb.DaskDMatrix
         with training():
@@ -259,7 +266,7 @@ def xgboost_dask(data: Any, trees: int, *, quantised: bool) -> None:
         say_quality(labels, booster.predict(xgb.DMatrix(test, **data.matrix)))
 
 
-def lightgbm_plain(data: Any, trees: int) -> None:
+def lightgbm_plain(data: Any, trees: int, hosts: int) -> None:
     import lightgbm as lgb
 
     X, y = data.plain()
@@ -271,10 +278,10 @@ def lightgbm_plain(data: Any, trees: int) -> None:
     say_quality(labels, booster.predict(test))
 
 
-def lightgbm_parml(data: Any, trees: int) -> None:
+def lightgbm_parml(data: Any, trees: int, hosts: int) -> None:
     import parml.lightgbm as pl
 
-    with parml_cluster() as client:
+    with parml_cluster(hosts) as client:
         X, y = data.parml(client)
         with training():
             result = pl.train(client, LIGHTGBM, pl.Dataset(client, X, y), trees)
@@ -284,10 +291,10 @@ def lightgbm_parml(data: Any, trees: int) -> None:
         say_quality(labels, result["booster"].predict(test))
 
 
-def lightgbm_dask(data: Any, trees: int) -> None:
+def lightgbm_dask(data: Any, trees: int, hosts: int) -> None:
     import lightgbm as lgb
 
-    with dask_cluster() as client:
+    with dask_cluster(hosts) as client:
         X, y = data.dask(client)
         model = lgb.DaskLGBMClassifier(client=client, n_estimators=trees, **LIGHTGBM)
         with training():
@@ -300,34 +307,77 @@ def lightgbm_dask(data: Any, trees: int) -> None:
 
 
 @contextlib.contextmanager
-def parml_cluster() -> Iterator[Any]:
+def parml_cluster(hosts: int) -> Iterator[Any]:
     from parml_core.client import Client, LocalCluster
 
+    if hosts > 1:
+        from tests.hosts.network import Cluster
+
+        with network(hosts) as (scheduler, *others), tempfile.TemporaryDirectory() as folder:
+            workers = [(host, f"worker-{i}", 1) for i, host in enumerate(others)]
+            with Cluster(Path(folder), scheduler, workers) as cluster:
+                yield cluster.client
+        return
     with LocalCluster(n_workers=THREADS, threads_per_worker=1, dashboard_port=None) as cluster, Client(cluster) as client:
         yield client
 
 
 @contextlib.contextmanager
-def dask_cluster() -> Iterator[Any]:
+def dask_cluster(hosts: int) -> Iterator[Any]:
     import logging
 
     from distributed import Client, LocalCluster
 
+    if hosts > 1:
+        with network(hosts) as (scheduler, *others), contextlib.ExitStack() as stack:
+            address = f"tcp://{scheduler.address}:8786"
+            stack.enter_context(on(scheduler, "dask_scheduler", "--host", scheduler.address))
+            for host in others:
+                stack.enter_context(on(host, "dask_worker", address, "--host", host.address, "--nthreads", "1"))
+            client = stack.enter_context(Client(address, timeout=60))
+            client.wait_for_workers(hosts, timeout=60)
+            yield client
+        return
     options = {"n_workers": THREADS, "threads_per_worker": 1, "dashboard_address": ":0", "silence_logs": logging.ERROR}
     with LocalCluster(processes=True, **options) as cluster, Client(cluster) as client:
         yield client
+
+
+@contextlib.contextmanager
+def network(hosts: int) -> Iterator[Any]:
+    """A host for the scheduler, and so many for workers."""
+    from tests.hosts.network import Network, what_is_missing
+
+    if missing := what_is_missing():
+        sys.exit(f"a network of hosts {missing}")
+    made = Network(hosts + 1)
+    try:
+        yield made.hosts
+    finally:
+        made.close()
+
+
+@contextlib.contextmanager
+def on(host: Any, module: str, *options: str) -> Iterator[None]:
+    """A command of Dask's on a host."""
+    command = ["ip", "netns", "exec", host.name, sys.executable, "-m", f"distributed.cli.{module}", *options, "--no-dashboard"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            yield
+        finally:
+            process.kill()
 
 
 def size_of(X: Any) -> int:
     return int(X.nbytes if hasattr(X, "nbytes") else X.memory_usage(index=False, deep=True).sum())
 
 
-VARIANTS: dict[str, Callable[[Any, int], None]] = {
-    "xgboost": lambda data, trees: xgboost_plain(data, trees, quantised=False),
-    "xgboost, quantile": lambda data, trees: xgboost_plain(data, trees, quantised=True),
+VARIANTS: dict[str, Callable[[Any, int, int], None]] = {
+    "xgboost": functools.partial(xgboost_plain, quantised=False),
+    "xgboost, quantile": functools.partial(xgboost_plain, quantised=True),
     "parml.xgboost": xgboost_parml,
-    "xgboost.dask": lambda data, trees: xgboost_dask(data, trees, quantised=False),
-    "xgboost.dask, quantile": lambda data, trees: xgboost_dask(data, trees, quantised=True),
+    "xgboost.dask": functools.partial(xgboost_dask, quantised=False),
+    "xgboost.dask, quantile": functools.partial(xgboost_dask, quantised=True),
     "lightgbm": lightgbm_plain,
     "parml.lightgbm": lightgbm_parml,
     "lightgbm.dask": lightgbm_dask,
@@ -343,7 +393,7 @@ def measure(names: list[str], data: str, options: argparse.Namespace) -> dict[st
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             print(f"{data}, round {turn + 1} of {options.rounds}: {name}", file=sys.stderr)
             arguments = ["--variant", name, "--data", data, "--rows", str(options.rows), "--trees", str(options.trees)]
-            command = [sys.executable, __file__, *arguments, "--folder", str(options.folder)]
+            command = [sys.executable, __file__, *arguments, "--folder", str(options.folder), "--hosts", str(options.hosts)]
             report = run_watched(command, lambda step: None)
             if report.returncode:
                 sys.exit(f"{name} on {data} ended with {report.returncode}:\n{report.error_text}")
@@ -369,8 +419,9 @@ def rows_of(reports: dict[str, list[Report]]) -> dict[str, dict[str, float | Non
 
 def table_of(data: str, rows: dict[str, dict[str, float | None]], options: argparse.Namespace) -> str:
     size = f"{options.rows:,} × {HIGGS_COLUMNS}, " if data == "higgs" else ""
+    where = f"{THREADS} threads" if options.hosts == 1 else f"{options.hosts} hosts"
     lines = [
-        f"{data}: {size}{options.trees} trees, {THREADS} threads, medians of {options.rounds} rounds",
+        f"{data}: {size}{options.trees} trees, {where}, medians of {options.rounds} rounds",
         f"{'':<24}{'train s':>9}{'÷ plain':>9}{'extra memory ÷ data':>21}{'predict s':>11}{'1000 rows, ms':>15}{'AUC':>10}",
     ]
     for name, row in rows.items():
@@ -395,6 +446,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2_000_000, help="of higgs")
     parser.add_argument("--trees", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--hosts", type=int, default=1, help="network namespaces, each with a worker")
     parser.add_argument("--only", default="", help="only variants with this in their name, and plain ones")
     parser.add_argument("--folder", type=Path, default=ROOT / ".bench", help="where the data is kept")
     parser.add_argument("--json", type=Path, help="write all figures here")
@@ -402,7 +454,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.variant:
         kind, _ = DATA[options.data]
-        VARIANTS[options.variant](kind(folder_of(options, options.data)), options.trees)
+        VARIANTS[options.variant](kind(folder_of(options, options.data)), options.trees, options.hosts)
         return
     unknown = sorted(set(options.data.split(",")) - set(DATA))
     if unknown:
