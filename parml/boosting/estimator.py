@@ -8,18 +8,20 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from functools import wraps
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from parml.boosting.labels import Classes
 from parml.boosting.ranks import RankPer
 from parml.collections import compute, is_collection, persist
+from parml.from_dask import as_collection
 from parml_core.engine.base import Engine
 from parml_core.engine.registry import resolve
 from parml_core.errors import InputError
 
 Pair = tuple[Any, Any]
+_HOW = ("ranks", "max_restarts", "checkpoint_every", "progress")
 
 
 class OnEngine:
@@ -32,14 +34,15 @@ class OnEngine:
     ----------
     client : Engine or None
         Where to train. None: the current engine.
-    ranks, max_restarts
+    ranks, max_restarts, checkpoint_every, progress
         As for the library's `train`.
     """
 
     client: Engine | None = None
     ranks: RankPer = "host"
     max_restarts: int = 3
-    _options: ClassVar[tuple[str, ...]] = ("client", "ranks", "max_restarts")
+    checkpoint_every: int | None = None
+    progress: bool = False
 
     def __init__(self, **params: Any) -> None:
         super().__init__(**self._with_options(params))
@@ -50,14 +53,18 @@ class OnEngine:
 
     def _with_options(self, params: dict[str, Any]) -> dict[str, Any]:
         """Set the options among `params`; the others."""
-        for name in self._options:
+        for name in ("client", *_HOW):
             if name in params:
                 setattr(self, name, params.pop(name))
         return params
 
+    def _how(self) -> dict[str, Any]:
+        """The options that are arguments of `train`."""
+        return {name: getattr(self, name) for name in _HOW}
+
     def __sklearn_clone__(self) -> Any:
         clone = super().__sklearn_clone__()  # type: ignore[misc]
-        return clone.set_params(**{name: getattr(self, name) for name in self._options if name in vars(self)})
+        return clone.set_params(**{name: getattr(self, name) for name in ("client", *_HOW) if name in vars(self)})
 
     def __getstate__(self) -> dict[str, Any]:
         state: Any = super().__getstate__()
@@ -109,7 +116,7 @@ def fit_like(fit: Callable[..., Any]) -> Callable[..., Any]:
         bound.apply_defaults()
         engine = resolve(self.client)
         # At once, since they may come from the same files, and labels are looked at before the rest.
-        (given,) = persist(dict(bound.arguments), engine=engine)
+        (given,) = persist(_without_dask(dict(bound.arguments), {}), engine=engine)
         return self._fit(engine, given)
 
     fit_on_engine.__doc__ = f"""
@@ -122,17 +129,35 @@ def fit_like(fit: Callable[..., Any]) -> Callable[..., Any]:
     return fit_on_engine
 
 
+def _without_dask(value: Any, seen: dict[int, Any]) -> Any:
+    """Dask's collections in lists, tuples and dicts as parml's, of the same one the same; whatever has none is left alone."""
+    if type(value) in (dict, list, tuple):
+        items = list(value.values()) if type(value) is dict else value
+        found = [_without_dask(item, seen) for item in items]
+        if all(new is old for new, old in zip(found, items, strict=True)):
+            return value
+        return dict(zip(value, found, strict=True)) if type(value) is dict else type(value)(found)
+    if id(value) in seen:
+        return seen[id(value)]
+    converted = as_collection(value)
+    if converted is not value:
+        seen[id(value)] = converted
+    return converted
+
+
 def lazily(method: Callable[..., Any]) -> Callable[..., Any]:
     """`method` of an estimator; for a collection the lazy collection of what it gives for each partition."""
     signature = inspect.signature(method)
 
     @wraps(method)
     def of_rows_or_partitions(self: OnEngine, X: Any, *args: Any, **kwargs: Any) -> Any:
+        X = as_collection(X)
         if not is_collection(X):
             return method(self, X, *args, **kwargs)
         options = dict(signature.bind(self, X, *args, **kwargs).arguments)
         options |= options.pop("kwargs", {})
-        return self._of_partitions(method.__name__, X, {name: options[name] for name in options if name not in ("self", "X")})
+        options = {name: as_collection(value) for name, value in options.items() if name not in ("self", "X")}
+        return self._of_partitions(method.__name__, X, options)
 
     of_rows_or_partitions.__doc__ = f"""
         As `{_name_of(method)}`: at once for rows in memory, a lazy collection with the same partitions for a collection.
@@ -149,6 +174,7 @@ def scored(score: Callable[..., Any], metric: Callable[..., Any]) -> Callable[..
 
     @wraps(score)
     def of_rows_or_partitions(self: Any, X: Any, y: Any, sample_weight: Any = None) -> float:
+        X, y, sample_weight = map(as_collection, (X, y, sample_weight))
         if not is_collection(X):
             return float(score(self, X, y, sample_weight))
         predicted, y, sample_weight = compute(self.predict(X), y, sample_weight, engine=resolve(self.client))

@@ -63,8 +63,7 @@ class _OnEngine(OnEngine, lgb.LGBMModel):
             feval=metrics,
             init_model=init_model.booster_ if isinstance(init_model, lgb.LGBMModel) else init_model,
             callbacks=list(given["callbacks"] or ()),
-            ranks=self.ranks,
-            max_restarts=self.max_restarts,
+            **self._how(),
         )
         return self._fitted(result, train_set)
 
@@ -203,7 +202,7 @@ class LGBMRegressor(_OnEngine, lgb.LGBMRegressor):
 
     Parameters
     ----------
-    client, ranks, max_restarts
+    client, ranks, max_restarts, checkpoint_every, progress
         How to train; see `parml.lightgbm.train`.
     **params
         Of `lightgbm.LGBMRegressor`.
@@ -227,7 +226,7 @@ class LGBMClassifier(_OnEngine, lgb.LGBMClassifier):
 
     Parameters
     ----------
-    client, ranks, max_restarts
+    client, ranks, max_restarts, checkpoint_every, progress
         How to train; see `parml.lightgbm.train`.
     **params
         Of `lightgbm.LGBMClassifier`.
@@ -273,7 +272,7 @@ class LGBMRanker(_OnEngine, lgb.LGBMRanker):
 
     Parameters
     ----------
-    client, ranks, max_restarts
+    client, ranks, max_restarts, checkpoint_every, progress
         How to train; see `parml.lightgbm.train`.
     **params
         Of `lightgbm.LGBMRanker`.

@@ -137,17 +137,17 @@ class EstimatorSuite:
 
     def test_params_and_options_live_through_clone_and_pickle(self, engine: Engine) -> None:
         """The parameters are the plain ones, the client is none of them: a clone has it, a pickle has not; both predict."""
-        ours = self.new(engine, ranks="worker", max_restarts=1)
+        ours = self.new(engine, ranks="worker", max_restarts=1, checkpoint_every=7)
         assert _shown(ours.get_params()) == _shown(self.plain(**self.params).get_params())
         copy = clone(ours)
-        assert (copy.client, copy.ranks, copy.max_restarts) == (engine, "worker", 1)
+        assert (copy.client, copy.ranks, copy.max_restarts, copy.checkpoint_every) == (engine, "worker", 1, 7)
         assert _shown(copy.get_params()) == _shown(ours.get_params())
         assert copy.set_params(client=None, ranks="host") is copy
         assert (copy.client, copy.ranks, ours.client, ours.ranks) == (None, "host", engine, "worker")
         X, y = self.rows()
         ours.fit(X, y, **self.fit_options())
         sent = pickle.loads(pickle.dumps(ours))
-        assert (sent.client, sent.ranks, sent.max_restarts) == (None, "worker", 1)
+        assert (sent.client, sent.ranks, sent.max_restarts, sent.checkpoint_every) == (None, "worker", 1, 7)
         np.testing.assert_array_equal(sent.predict(X), ours.predict(X))
 
     def test_methods_take_what_the_plain_ones_take(self) -> None:

@@ -15,6 +15,7 @@ from xgboost.sklearn import _objective_decorator
 from parml.boosting.estimator import OnEngine, fit_like, lazily, scored, taken
 from parml.boosting.labels import Classes, classes_of, map_rows
 from parml.collections import compute, is_collection
+from parml.from_dask import as_collection
 from parml.xgboost.categories import CategoriesByColumn, categories_of, recoded
 from parml.xgboost.data import DMatrix
 from parml.xgboost.predict import by_partition
@@ -32,17 +33,7 @@ _FIELDS = {  # of a matrix: the arguments of fit that give them for the rows to 
 
 
 class _OnEngine(OnEngine, xgb.XGBModel):
-    """
-    What the estimators add to xgboost's own. The options are those of `OnEngine`, and one more.
-
-    Attributes
-    ----------
-    checkpoint_every
-        As for `parml.xgboost.train`.
-    """
-
-    checkpoint_every: int | None = None
-    _options = (*OnEngine._options, "checkpoint_every")
+    """What the estimators add to xgboost's own."""
 
     def _fit(self, engine: Engine, given: dict[str, Any]) -> Any:
         with xgb.config_context(verbosity=self.verbosity):
@@ -68,9 +59,7 @@ class _OnEngine(OnEngine, xgb.XGBModel):
                 verbose_eval=given["verbose"],
                 xgb_model=model,
                 callbacks=self.callbacks,
-                ranks=self.ranks,
-                max_restarts=self.max_restarts,
-                checkpoint_every=self.checkpoint_every,
+                **self._how(),
             )
         self._Booster = result["booster"]
         if not callable(self.objective):
@@ -121,7 +110,7 @@ class XGBRegressor(_OnEngine, xgb.XGBRegressor):
 
     Parameters
     ----------
-    client, ranks, max_restarts, checkpoint_every
+    client, ranks, max_restarts, checkpoint_every, progress
         How to train; see `parml.xgboost.train`.
     **params
         Of `xgboost.XGBRegressor`.
@@ -145,7 +134,7 @@ class XGBRFRegressor(XGBRegressor, xgb.XGBRFRegressor):
 
     Parameters
     ----------
-    client, ranks, max_restarts, checkpoint_every
+    client, ranks, max_restarts, checkpoint_every, progress
         How to train; see `parml.xgboost.train`.
     **params
         Of `xgboost.XGBRFRegressor`.
@@ -165,7 +154,7 @@ class XGBClassifier(_OnEngine, xgb.XGBClassifier):
 
     Parameters
     ----------
-    client, ranks, max_restarts, checkpoint_every
+    client, ranks, max_restarts, checkpoint_every, progress
         How to train; see `parml.xgboost.train`.
     **params
         Of `xgboost.XGBClassifier`.
@@ -243,7 +232,7 @@ class XGBRFClassifier(XGBClassifier, xgb.XGBRFClassifier):
 
     Parameters
     ----------
-    client, ranks, max_restarts, checkpoint_every
+    client, ranks, max_restarts, checkpoint_every, progress
         How to train; see `parml.xgboost.train`.
     **params
         Of `xgboost.XGBRFClassifier`.
@@ -263,7 +252,7 @@ class XGBRanker(_OnEngine, xgb.XGBRanker):
 
     Parameters
     ----------
-    client, ranks, max_restarts, checkpoint_every
+    client, ranks, max_restarts, checkpoint_every, progress
         How to train; see `parml.xgboost.train`.
     **params
         Of `xgboost.XGBRanker`.
@@ -282,7 +271,7 @@ class XGBRanker(_OnEngine, xgb.XGBRanker):
 
     def score(self, X: Any, y: Any) -> float:
         """As `xgboost.XGBRanker.score`, of rows in memory."""
-        if is_collection(X):
+        if is_collection(as_collection(X)):
             raise NotSupported(
                 "expected rows in memory for the score of a ranker, found a collection; compute it, or evaluate with eval_set"
             )

@@ -101,6 +101,25 @@ def test_lightgbm_on_dask_is_lightgbm_on_the_same_rows(engine: Engine, form: Any
     np.testing.assert_array_equal(pl.predict(engine, booster, rows).compute(engine), plain.predict(whole))
 
 
+@pytest.mark.parametrize("form", [_frames, _unknown_chunks])
+@pytest.mark.parametrize("name", ["XGBClassifier", "LGBMClassifier"])
+@pytest.mark.filterwarnings("ignore:The argument 'eval_set' is deprecated")
+def test_estimators_on_dask_are_the_plain_ones_on_the_same_rows(engine: Engine, name: str, form: Any) -> None:
+    """Labels are found over all partitions; the rows trained on are known again among those to evaluate on."""
+    ours, plain = (getattr(side, name)(n_estimators=5, n_jobs=1) for side in {"X": (px, xgb), "L": (pl, lgb)}[name[0]])
+    ours.set_params(client=engine)
+    rows, y, weight = form()
+    labels, whole, codes = y > 0.5, X if form is _frames else X.to_numpy(), (Y > 0.5).astype(int)
+    quiet: dict[str, Any] = {"verbose": False} if name[0] == "X" else {}
+    ours.fit(rows, labels, sample_weight=weight, eval_set=[(rows, labels)], **quiet)
+    plain.fit(whole, codes, sample_weight=WEIGHT, eval_set=[(whole, codes)], **quiet)
+    assert ours.classes_.tolist() == [False, True]
+    np.testing.assert_array_equal(ours.predict_proba(rows).compute(engine), plain.predict_proba(whole))
+    assert ours.score(rows, labels, weight) == plain.score(whole, codes, WEIGHT)
+    histories = [model.evals_result() if name[0] == "X" else model.evals_result_ for model in (ours, plain)]
+    assert histories[0] == histories[1]
+
+
 def test_external_memory_groups_and_a_mean_of_all(engine: Engine) -> None:
     """What recipes are made of may be Dask's graph; so may group sizes."""
     rows, y, _ = _cut_into_columns()

@@ -271,6 +271,17 @@ def test_estimator_going_on_meets_a_category_that_the_model_has_not_seen(engine:
         ours.fit(KINDS, Z, xgb_model=first)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_estimator_knows_the_rows_trained_on_again_as_lists(engine: Engine) -> None:
+    """lightgbm names them "training", and evaluates them with their weights."""
+    X_list, y_list, weight = X[:TRAIN].to_numpy().tolist(), TEXT[:TRAIN].tolist(), TRAIN_WEIGHT.tolist()
+    told = []
+    for model in (lgb.LGBMClassifier(n_estimators=3, n_jobs=1), pl.LGBMClassifier(n_estimators=3, n_jobs=1, client=engine)):
+        told.append(_told(model.fit(X_list, y_list, sample_weight=weight, eval_set=[(X_list, y_list)])))
+    assert list(told[0]["history"]) == ["training"]
+    assert told[0]["history"] == told[1]["history"]
+
+
 @BOTH
 @CHUNKED
 def test_classifier_of_numbers_with_fractions_is_refused(engine: Engine, model: Any, chunked: bool) -> None:

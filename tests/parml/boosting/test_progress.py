@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 
 import parml.lightgbm as pl
 import parml.xgboost as px
@@ -74,3 +75,13 @@ def test_train_shows_its_progress(where: str, library: str, cluster_client: Any,
     out = " ".join(capsys.readouterr().out.split())
     assert "/3" in out
     assert any(f"{value:.5g}" in out for value in values), (out, values)
+
+
+@pytest.mark.parametrize("model", [px.XGBRegressor(n_estimators=3), pl.LGBMRegressor(n_estimators=3, verbosity=-1)])
+def test_estimator_shows_its_progress(model: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """The option reaches the training."""
+    with InlineEngine() as engine:
+        clone(model).set_params(client=engine, progress=True).fit(X, X[:, 0])
+        assert "/3" in capsys.readouterr().out
+        clone(model).set_params(client=engine).fit(X, X[:, 0])
+        assert "/3" not in capsys.readouterr().out
