@@ -70,8 +70,16 @@ def check(library: str, booster: Any) -> None:
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("cut", ["of rank 0", "of another rank", "before they meet"])
-@pytest.mark.parametrize("library", ["lightgbm", "xgboost"])
+@pytest.mark.parametrize(
+    ("library", "cut"),
+    [
+        ("lightgbm", "of rank 0"),
+        ("lightgbm", "before they meet"),
+        ("xgboost", "of rank 0"),
+        ("xgboost", "of another rank"),
+        ("xgboost", "before they meet"),
+    ],
+)
 def test_cable_cut_in_a_training_the_other_hosts_go_on(
     cluster: Cluster, hosts_to_lose: list[Host], tmp_path: Path, library: str, cut: str
 ) -> None:
