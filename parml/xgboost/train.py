@@ -300,9 +300,15 @@ def _grows_by_histogram(params: Mapping[str, Any]) -> bool:
 
 
 def refuse_what_cannot_be_distributed(params: Mapping[str, Any], n_ranks: int) -> None:
-    """A NotSupported for what xgboost has for one machine only."""
+    """A NotSupported for what xgboost has for one machine only, and a warning of what it does otherwise over several."""
     if n_ranks == 1:
         return
+    if params.get("objective") in _MEDIANS:
+        warnings.warn(
+            f"objective {params['objective']!r} over {n_ranks} ranks: xgboost takes as the value of a leaf the mean of the "
+            "ranks' quantiles; shuffle the rows, or use one host, for the model of one machine",
+            stacklevel=4,
+        )
     metrics = params.get("eval_metric", [])
     given = [(name, params.get(name)) for name in _ONE_MACHINE]
     given += [("eval_metric", metric) for metric in ([metrics] if isinstance(metrics, str) else metrics)]
@@ -314,6 +320,7 @@ def refuse_what_cannot_be_distributed(params: Mapping[str, Any], n_ranks: int) -
             )
 
 
+_MEDIANS = ("reg:absoluteerror", "reg:quantileerror")
 _ONE_MACHINE: dict[str, str | tuple[str, ...]] = {
     "booster": "gblinear",
     "tree_method": "exact",

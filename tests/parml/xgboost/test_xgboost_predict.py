@@ -40,6 +40,8 @@ OPTIONS: list[dict[str, Any]] = [
     {},
     {"output_margin": True},
     {"pred_contribs": True},
+    {"pred_contribs": True, "approx_contribs": True},
+    {"pred_interactions": True},
     {"pred_leaf": True},
     {"iteration_range": (0, 2)},
     {"strict_shape": True},
@@ -95,3 +97,58 @@ def test_predict_other_columns_raise_as_in_plain(engine: Engine, booster: xgb.Bo
     swapped = px.DMatrix(engine, X[["b", "a", "c", "d"]])
     with pytest.raises(ValueError, match="feature_names mismatch"):
         px.predict(engine, booster, swapped).compute(engine)
+
+
+KINDS = [
+    ({"booster": "dart", "rate_drop": 0.5, "seed": 1}, Y),
+    ({"booster": "gblinear", "updater": "coord_descent"}, Y),
+    ({"multi_strategy": "multi_output_tree"}, np.c_[Y, X.a]),
+    ({"objective": "multi:softmax", "num_class": 3}, Y),
+    ({"num_parallel_tree": 3, "subsample": 0.5}, Y),
+    ({"objective": "survival:aft"}, Y + 1.0),
+]
+
+
+@pytest.mark.parametrize(("params", "y"), KINDS, ids=lambda value: str(value)[:40] if isinstance(value, dict) else "")
+@pytest.mark.parametrize("kind", ["float32", "float64", "int64", "bool", "fortran", "gaps", "pandas"])
+def test_predict_rows_in_memory_are_bit_for_bit_plain(params: dict[str, Any], y: Any, kind: str) -> None:
+    """With and without a matrix of xgboost's own, which our predictions avoid where they can."""
+    values = X.to_numpy()
+    rows: Any = {
+        "float32": values.astype("f4"),
+        "float64": values,
+        "int64": (values * 4).astype("i8"),
+        "bool": values > 0,
+        "fortran": np.asfortranarray(values),
+        "gaps": np.where(values > 1.5, np.nan, values) if params.get("booster") != "gblinear" else values,
+        "pandas": X.assign(a=X.a > 0, b=(X.b * 4).astype(int)),
+    }[kind]
+    fields = {"label_lower_bound": y, "label_upper_bound": y} if "survival:aft" in params.values() else {"label": y}
+    booster = xgb.train(params, xgb.DMatrix(rows, **fields), 4)
+    for options in [{}, {"output_margin": True}, {"strict_shape": True}, {"iteration_range": (1, 3)}]:
+        if "iteration_range" in options and params.get("booster") == "gblinear":
+            continue
+        np.testing.assert_array_equal(px.predict(None, booster, rows, **options), booster.predict(xgb.DMatrix(rows), **options))
+
+
+def test_predict_what_plain_refuses_is_refused() -> None:
+    """Infinite values, other names and another number of columns, each with xgboost's own message."""
+    booster = xgb.train({}, xgb.DMatrix(X, Y), 4)
+    unnamed = xgb.train({}, xgb.DMatrix(X.to_numpy(), Y), 4)
+    wrong: list[tuple[xgb.Booster, Any]] = [
+        (booster, X.to_numpy()),
+        (booster, X[["b", "a", "c", "d"]]),
+        (unnamed, np.where(X.to_numpy() > 2, np.inf, X.to_numpy())),
+        (unnamed, np.where(X.to_numpy() > 2, 1e300, X.to_numpy())),
+        (unnamed, X.to_numpy()[:, :3]),
+        (unnamed, np.c_[X, X]),
+    ]
+    for model, rows in wrong:
+        found = []
+        for predict in (lambda m, r: m.predict(xgb.DMatrix(r)), lambda m, r: px.predict(None, m, r)):
+            try:
+                found.append(predict(model, rows))
+            except ValueError as error:
+                found.append(str(error).split("] ")[-1].split("Stack trace")[0])
+        np.testing.assert_array_equal(*found)
+    assert px.predict(None, booster, X.to_numpy(), validate_features=False).shape == (len(X),)

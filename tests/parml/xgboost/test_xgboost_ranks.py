@@ -190,6 +190,38 @@ def test_train_what_cannot_be_distributed_is_refused_with_the_reason(cluster_cli
         px.train(cluster_client, params, px.DMatrix(cluster_client, X, Y), 2, ranks="worker")
 
 
+_T = (X.a + X.b * X.c).to_numpy()
+_UPPER = np.where(np.arange(ROWS) % 3, np.exp(_T) + 0.5, np.inf)  # a third is still alive
+KINDS: dict[str, tuple[dict[str, Any], Any, dict[str, Any]]] = {
+    "survival": ({"objective": "survival:aft"}, None, {"label_lower_bound": np.exp(_T), "label_upper_bound": _UPPER}),
+    "several outputs": ({}, np.c_[_T, X.d], {}),
+    "trees of several outputs": ({"multi_strategy": "multi_output_tree"}, np.c_[_T, X.d], {}),
+    "several labels": ({"objective": "binary:logistic"}, np.c_[_T > 0, X.d > 0].astype(int), {}),
+    "dart": ({"booster": "dart", "rate_drop": 0.3, "seed": 3}, _T, {}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_train_over_ranks_learns_what_plain_learns(cluster_client: Any, kind: str) -> None:
+    """Survival times, several outputs and dropped trees: predictions and metrics are those of plain xgboost."""
+    params, y, fields = KINDS[kind]
+    plain_data, history = xgb.DMatrix(X, y, **fields), {}  # type: ignore[var-annotated]
+    plain = xgb.train(params, plain_data, 5, evals=[(plain_data, "t")], evals_result=history, verbose_eval=False)
+    dtrain = px.DMatrix(cluster_client, X, y, **fields)
+    result = px.train(cluster_client, params, dtrain, 5, evals=[(dtrain, "t")], ranks="worker", verbose_eval=False)
+    ours, expected = (booster.predict(xgb.DMatrix(X)) for booster in (result["booster"], plain))
+    np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-4)
+    for metric, values in history["t"].items():
+        assert result["history"]["t"][metric] == pytest.approx(values, rel=1e-3)
+
+
+def test_train_medians_over_ranks_are_warned_of(cluster_client: Any) -> None:
+    """A leaf gets the mean of the ranks' medians, which is no median."""
+    dtrain = px.DMatrix(cluster_client, X, _T)
+    with pytest.warns(UserWarning, match="the mean of the ranks' quantiles"):
+        px.train(cluster_client, {"objective": "reg:absoluteerror"}, dtrain, 1, ranks="worker", verbose_eval=False)
+
+
 def test_two_trainings_at_once_both_end_right(cluster_client: Any) -> None:
     """Gangs wait for each other's workers: two trainings from two threads give what each gives alone."""
     from concurrent.futures import ThreadPoolExecutor
