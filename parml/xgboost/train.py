@@ -13,7 +13,7 @@ import cloudpickle
 import xgboost as xgb
 
 from parml.boosting.attempts import Team, checkpoints_kept
-from parml.boosting.checkpoints import Checkpoints
+from parml.boosting.checkpoints import Checkpoint, Checkpoints
 from parml.boosting.gang import run_gang, wait_for_inputs, with_restarts
 from parml.boosting.progress import progress_line
 from parml.boosting.ranks import Rank, RankPer, n_places, plan_ranks, share_out
@@ -153,20 +153,17 @@ class _Training:
         self.kept = kept
         self.model = model  # to go on from, pickled
         self.team = Team()
+        self.ran_with = 0  # ranks of the attempt before, whose quantiles its trees split at; 0: trees of several attempts
+        self.checkpoint: Checkpoint | None = None
+        self.made_with = 0  # `ran_with` of the attempt that made the checkpoint
 
     def run(self) -> Result:
         """One attempt, from the last checkpoint."""
         job, plan = self.job, plan_for(self.engine, self.dtrain, self.per, at_most=self.team.size)
         refuse_what_cannot_be_distributed(job.params, len(plan))
-        checkpoint = self.kept.latest if self.kept is not None else None
+        job, checkpoint = self._resume_with(job, len(plan))
         begin = checkpoint or (0, self.model)
         threads = self.team.threads_of(plan, lambda rank: threads_for(rank, job.params))
-        if checkpoint is not None and len(plan) < (self.team.size or 0):
-            # Other shares have other quantiles: the trees that there are split where a quantised matrix has no bin.
-            if job.train.external_memory:
-                begin = (0, self.model)  # there is nothing but quantised pages
-            else:
-                job = replace(job, quantised=False, quantised_evals=False)
         shares = [share_of(self.dtrain.partitions, rank.pieces) for rank in plan]
         evals = self._eval_shares(len(plan))
         with tracker(len(plan), [rank.host for rank in plan]) as meeting:
@@ -175,6 +172,20 @@ class _Training:
                 depot = self.kept.depot if self.kept is not None and r == 0 else None
                 args.append((r, job, Task(threads[r], meeting, depot), tuple(begin), shares[r], [data[r] for data in evals]))
             return cast(Result, run_gang(self.engine, train_rank, args, plan)[0])
+
+    def _resume_with(self, job: Job, n_ranks: int) -> tuple[Job, Checkpoint | None]:
+        """The job and the checkpoint to go on from. Another number of ranks has other shares, and these other quantiles."""
+        latest = self.kept.latest if self.kept is not None else None
+        if latest is not self.checkpoint:
+            self.checkpoint, self.made_with = latest, self.ran_with
+        self.ran_with = n_ranks
+        if self.checkpoint is None or self.made_with == n_ranks:
+            return job, self.checkpoint
+        if job.train.external_memory:  # there is nothing but quantised pages: the first round is the one to begin with
+            return job, None
+        # The trees that there are split where a quantised matrix of these shares has no bin.
+        self.ran_with = 0
+        return replace(job, quantised=False, quantised_evals=False), self.checkpoint
 
     def _eval_shares(self, n_ranks: int) -> list[list[list[Share]]]:
         """For each matrix to evaluate on, for each rank, the rows that it takes; none of the training matrix, which it has."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,13 @@ import pytest
 import xgboost as xgb
 
 import parml.xgboost as px
+from parml.boosting.checkpoints import Checkpoint
+from parml.data import PartitionedArray
+from parml.xgboost.rank import Job
+from parml.xgboost.train import _Training
+from parml_core.engine.inline import InlineEngine
 from parml_core.errors import ClusterError, GangError, TaskCancelled
-from parml_core.graph import Hints
+from parml_core.graph import Graph, Hints, Task
 from tests.faults.observer import Observer, report, seen
 
 _rng = np.random.default_rng(5)
@@ -96,14 +102,23 @@ def uninterrupted(cluster: Any) -> dict[str, dict[str, Any]]:
         }
 
 
-def _train(client: Any, observer: Observer, **options: Any) -> dict[str, Any]:
-    dtrain = px.DMatrix(client, X, Y)
+def _train(client: Any, observer: Observer, *, external: bool = False, **options: Any) -> dict[str, Any]:
+    dtrain = px.DMatrix(client, _rows(), Y, external_memory=True) if external else px.DMatrix(client, X, Y)
     options = {"ranks": "worker", "checkpoint_every": EVERY, "num_boost_round": ROUNDS, **options}
     callbacks = [Reports(observer.port)]
     try:
         return px.train(client, PARAMS, dtrain, evals=[(dtrain, "t")], callbacks=callbacks, verbose_eval=False, **options)
     finally:
         observer.close()
+
+
+def _rows() -> PartitionedArray:
+    tasks = [Task(f"rows-of-faults:{i}", _part, (i,)) for i in range(4)]
+    return PartitionedArray(Graph(tasks), [task.key for task in tasks])
+
+
+def _part(i: int) -> np.ndarray:
+    return np.random.default_rng(5).normal(size=(2000, 4)).astype("f4")[i * 500 : i * 500 + 500]
 
 
 def _check_same(result: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -293,8 +308,13 @@ def _wait_for_a_byte(port: int) -> bytes:
 
 
 @pytest.mark.slow
-def test_worker_stopped_for_good_training_goes_on_with_fewer_ranks() -> None:
-    """Nobody takes its place: the other worker goes on from the checkpoint, says so, and ends as well."""
+@pytest.mark.parametrize("external", [False, True])
+def test_worker_stopped_for_good_training_goes_on_with_fewer_ranks(external: bool) -> None:
+    """
+    Nobody takes its place: the other worker goes on from the checkpoint, says so, and ends as well.
+
+    With external memory it begins again: it has only pages with the quantiles of one rank.
+    """
     from parml_core.client import Client, LocalCluster
 
     settings = {"worker": {"heartbeat_s": 0.5}, "scheduler": {"worker_timeout_s": 3.0}}
@@ -309,17 +329,46 @@ def test_worker_stopped_for_good_training_goes_on_with_fewer_ranks() -> None:
         observer = Observer("7", 1, stop)
         try:
             with pytest.warns(UserWarning, match="on 1 instead of 2 ranks"):
-                result = _train(client, observer)
+                result = _train(client, observer, external=external)
         finally:
             with suppress(ProcessLookupError):
                 os.kill(victim.pid, signal.SIGKILL)
         assert time.monotonic() - observer.acted_s < LIMIT_S
     plain: dict[str, Any] = {}
     data = xgb.DMatrix(X, Y)
-    xgb.train(PARAMS, data, ROUNDS, evals=[(data, "t")], evals_result=plain, verbose_eval=False)
+    params = {**PARAMS, "nthread": 1}
+    booster = xgb.train(params, data, ROUNDS, evals=[(data, "t")], evals_result=plain, verbose_eval=False)
     assert result["booster"].num_boosted_rounds() == ROUNDS
     assert result["history"]["t"]["auc"][-1] == pytest.approx(plain["t"]["auc"][-1], rel=0.01)
-    _check_repeated(observer, 0)
+    if external:
+        _check_same(result, {"booster": booster, "history": plain})
+        assert observer.rounds_of(0).count(0) == 2
+    else:
+        _check_repeated(observer, 0)
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_checkpoints_are_resumed_where_the_quantiles_are_theirs(external: bool) -> None:
+    """Two ranks, one, two again: trees of other quantiles are gone on from with the values, or, with none at hand, left."""
+    with InlineEngine() as engine:
+        dtrain = px.DMatrix(engine, _rows(), Y, external_memory=external)
+        job = Job({}, ROUNDS, dtrain.spec(256), (), True, True, {})
+        kept = SimpleNamespace(latest=None)
+        training = _Training(engine, job, dtrain, (), "worker", kept, b"")  # type: ignore[arg-type]
+        assert training._resume_with(job, 2) == (job, None)
+        of_two = kept.latest = Checkpoint(3, b"two")
+        assert training._resume_with(job, 2) == (job, of_two)
+        with_one, begin = training._resume_with(job, 1)
+        assert begin == (None if external else of_two) and with_one.quantised == external
+        if external:
+            assert training._resume_with(job, 2) == (job, of_two)  # one rank has made none of its own
+            training._resume_with(job, 1)
+        of_one = kept.latest = Checkpoint(6, b"one")
+        with_two, begin = training._resume_with(job, 2)
+        assert begin == (None if external else of_one) and with_two.quantised == external
+        kept.latest = Checkpoint(9, b"several")
+        again, begin = training._resume_with(job, 2)
+        assert begin == kept.latest and again.quantised == external
 
 
 @pytest.mark.slow
