@@ -13,6 +13,7 @@ Examples
 """
 
 from parml.model_selection.halving import HalvingGridSearchCV, HalvingRandomSearchCV
+from parml.model_selection.incremental import HyperbandSearchCV, IncrementalSearchCV
 from parml.model_selection.search import GridSearchCV, RandomizedSearchCV
 from parml.model_selection.validation import (
     cross_val_predict,
@@ -26,6 +27,8 @@ __all__ = [
     "GridSearchCV",
     "HalvingGridSearchCV",
     "HalvingRandomSearchCV",
+    "HyperbandSearchCV",
+    "IncrementalSearchCV",
     "RandomizedSearchCV",
     "cross_val_predict",
     "cross_val_score",

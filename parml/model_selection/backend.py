@@ -24,7 +24,7 @@ from parml.model_selection.plan import Call, plan
 from parml_core.engine.base import Engine, Future
 from parml_core.engine.registry import resolve
 
-__all__ = ["PlanningBackend", "planned"]
+__all__ = ["PlanningBackend", "planned", "surroundings"]
 
 
 @contextmanager
@@ -91,6 +91,12 @@ class PlanningBackend(ParallelBackendBase):
         self._scattered = []
 
 
+def surroundings() -> Surroundings:
+    """Those of the thread that calls."""
+    filters = getattr(warnings, "_get_filters", lambda: warnings.filters)()  # type: ignore[attr-defined]
+    return Surroundings(get_config(), tuple(filters))
+
+
 def _scattered(engine: Engine, values: list[Any], before: list[tuple[Any, Future[Any]]]) -> list[tuple[Any, Future[Any]]]:
     """What the engine has of the values; they are sent unless these very objects were."""
     if len(values) == len(before) and all(value is old for value, (old, _) in zip(values, before, strict=True)):
@@ -100,10 +106,8 @@ def _scattered(engine: Engine, values: list[Any], before: list[tuple[Any, Future
 
 def _run(engine: Engine, calls: list[Call], shared: list[tuple[Any, Future[Any]]]) -> list[Any]:
     name = uuid.uuid4().hex
-    filters = getattr(warnings, "_get_filters", lambda: warnings.filters)()  # type: ignore[attr-defined]
-    surroundings = Surroundings(get_config(), tuple(filters))
     candidates = {id(call.kwargs.get("parameters")) for call in calls}
-    planned = plan(calls, shared, surroundings, name, share=len(candidates) > 1)
+    planned = plan(calls, shared, surroundings(), name, share=len(candidates) > 1)
     wants = planned.wants
     results = dict(zip(wants, _gather(engine, engine.submit_graph(planned.graph, wants)), strict=True))
     return [results[key] if at is None else dict(results[key][at]) for key, at in planned.answers]

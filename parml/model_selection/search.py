@@ -15,15 +15,31 @@ from parml.model_selection.backend import planned
 __all__ = ["GridSearchCV", "RandomizedSearchCV"]
 
 
-class _Planned:
+class OnEngine:
+    """An estimator with a `client`, which stays in this process, and which its clones have, too."""
+
+    client: Any
+
+    def __getstate__(self) -> Any:
+        """Without the client, which is a connection of this process; a task finds the one of its worker."""
+        state: Any = super().__getstate__()
+        return {**state, "client": None}
+
+    def __sklearn_clone__(self) -> Any:
+        twin = copy.copy(self)
+        twin.client = None
+        cloned = super(OnEngine, twin).__sklearn_clone__()  # type: ignore[misc]
+        cloned.client = self.client
+        return cloned
+
+
+class _Planned(OnEngine):
     """
     Makes a search of scikit-learn run its candidates as one graph on an engine.
 
     scikit-learn's `fit` makes its ``joblib.Parallel`` first, which takes the backend that is set then, and calls
     `_run_search`. There the setting is taken back, for the refit at the end is not part of the plan.
     """
-
-    client: Any
 
     def fit(self, X: Any, y: Any = None, **params: Any) -> Any:
         """
@@ -51,18 +67,6 @@ class _Planned:
         vars(self).pop("_setting").close()
         more = {} if callback_ctx is None else {"callback_ctx": callback_ctx}
         super()._run_search(evaluate_candidates, **more)  # type: ignore[misc]
-
-    def __getstate__(self) -> Any:
-        """Without the client, which is a connection of this process; a task finds the one of its worker."""
-        state: Any = super().__getstate__()
-        return {**state, "client": None}
-
-    def __sklearn_clone__(self) -> Any:
-        twin = copy.copy(self)
-        twin.client = None
-        cloned = super(_Planned, twin).__sklearn_clone__()  # type: ignore[misc]
-        cloned.client = self.client
-        return cloned
 
 
 class GridSearchCV(_Planned, sk.GridSearchCV):
