@@ -251,7 +251,7 @@ def launch(preload: Sequence[str] = (), folder: str = "") -> tuple[subprocess.Po
     environment = {**os.environ, **threads, "PYTHONPATH": os.pathsep.join([root, pythonpath] if pythonpath else [root])}
     with theirs:
         process = subprocess.Popen(
-            [sys.executable, "-m", "parml_core.runtime.nanny", str(theirs.fileno())],
+            [sys.executable, "-P", "-m", "parml_core.runtime.nanny", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             start_new_session=True,

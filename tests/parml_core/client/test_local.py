@@ -22,6 +22,7 @@ from typing import Any
 import psutil
 import pytest
 
+from parml_core.client.client import Client
 from parml_core.client.local import LocalCluster
 from parml_core.comm import Credentials, connect, my_versions
 from parml_core.deploy.scheduler_file import read_scheduler_file
@@ -353,3 +354,12 @@ def test_machine_respects_cgroups(
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     assert machine.cores() == cpus
     assert machine.memory_bytes() == (memory or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def test_local_cluster_starts_beside_files_with_the_names_of_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies in the current directory is nothing that a cluster imports."""
+    for name in ("selectors", "parml_core", "asyncio"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('not this one')\n")
+    monkeypatch.chdir(tmp_path)
+    with LocalCluster(1, 1, dashboard_port=None) as cluster, Client(cluster) as client:
+        assert client.submit(abs, -1).result(20) == 1
