@@ -44,7 +44,7 @@ from measure import Report, run_watched, say  # noqa: E402
 THREADS = 2
 N_CHUNKS = 16
 HIGGS_COLUMNS = 28
-SETTLE_S = 3.0  # the cluster imports what trainings need, and the memory is looked at before one begins
+SETTLE_S = 6.0  # the cluster imports what trainings need, and the memory is looked at before one begins
 FEW_ROWS = 1000
 
 XGBOOST = {"objective": "binary:logistic", "tree_method": "hist", "max_depth": 6, "learning_rate": 0.1, "seed": 0}

@@ -44,6 +44,7 @@ from parml_core.runtime.nanny_protocol import (
 )
 
 TICK_S = 0.5
+IDLE_S = 2.0  # after so long without anything to do it imports what it foresees, deaf meanwhile; short-lived clusters never do
 MAX_DEATHS, DEATHS_WITHIN_S = 5, 30.0
 MEMORY_SHARE = 0.95
 _OWN_SIGNALS = (signal.SIGCHLD, signal.SIGTERM)
@@ -103,10 +104,12 @@ class Nanny:
 
     def run(self) -> None:
         """Serve until the root is gone and all children have ended."""
-        next_tick = time.monotonic()
+        next_tick = last_event = time.monotonic()
         while self._kill_at is None or self._children:
             self._watch_for_room()
             events = self._selector.select(max(0.0, next_tick - time.monotonic()))
+            if events:
+                last_event = time.monotonic()
             for key, mask in events:
                 if key.data is None:
                     self._drain_wakeup()
@@ -117,7 +120,7 @@ class Nanny:
                 self._end_all()
             if time.monotonic() >= next_tick:
                 self._tick()
-                if self._foreseen and not events and self._kill_at is None:
+                if self._foreseen and time.monotonic() - last_event >= IDLE_S and self._kill_at is None:
                     self._import_what_can_be(self._foreseen.popleft())
                 next_tick = time.monotonic() + TICK_S
         if self._folder:
