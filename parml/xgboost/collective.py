@@ -55,6 +55,7 @@ def joined(rank: int, meeting: Meeting | None) -> Iterator[None]:
     try:
         collective.init(**meeting, dmlc_task_id=f"[parml]:{rank:06d}")
         yield
+        collective.finalize()  # not after an error: parting waits for the others, which may be gone
     except XGBoostError as error:
         if not is_network_failure(error):
             raise
@@ -63,8 +64,6 @@ def joined(rank: int, meeting: Meeting | None) -> Iterator[None]:
         threading.Event().wait(VERDICT_TIMEOUT_S)
         text = str(error).partition("\nStack trace:")[0]
         raise GangError(f"rank {rank} cannot reach the others: {text}") from error
-    # Not after an error: parting waits for the others, which may be gone.
-    collective.finalize()
 
 
 def is_network_failure(error: XGBoostError) -> bool:

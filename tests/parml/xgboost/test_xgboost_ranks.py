@@ -233,24 +233,43 @@ def test_two_trainings_at_once_both_end_right(cluster_client: Any) -> None:
         assert [_dump(result.result(timeout=60)["booster"]) for result in results] == [alone, alone]
 
 
+TRACKER = """
+import json, sys
+from xgboost.tracker import RabitTracker
+
+tracker = RabitTracker(1, "127.0.0.1", sortby="task", timeout=60)
+tracker.start()
+print(json.dumps(tracker.worker_args()), flush=True)
+sys.stdin.read()
+"""
 ALONE = """
-import socket
+import json, subprocess, sys
 from parml.xgboost import collective
 from parml_core.errors import GangError
 
 collective.VERDICT_TIMEOUT_S = 0.1
-with socket.socket() as nobody:
-    nobody.bind(("127.0.0.1", 0))
-    meeting = {"dmlc_communicator": "rabit", "dmlc_tracker_uri": "127.0.0.1", "dmlc_tracker_port": nobody.getsockname()[1]}
+_, stage, tracker = sys.argv
+with subprocess.Popen([sys.executable, "-c", tracker], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as host:
+    meeting = json.loads(host.stdout.readline()) | {"dmlc_retry": 1, "dmlc_timeout": 5}
+
+    def lose(here):
+        if here == stage:
+            host.kill()
+            host.wait()
+
     try:
-        with collective.joined(1, meeting | {"dmlc_retry": 1, "dmlc_timeout": 5}):
-            pass
+        lose("meet")
+        with collective.joined(0, meeting):
+            lose("part")
     except GangError as error:
         print("told:", error)
+    lose(stage)
 """
 
 
-def test_rank_that_cannot_meet_the_others_tells_of_a_loss_and_not_of_an_error_of_its_own() -> None:
-    """Others that went while they met are a reason to begin again, as they are later on; in a process that this may break."""
-    done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
-    assert "told: rank 1 cannot reach the others" in done.stdout and "Stack trace" not in done.stdout, done
+@pytest.mark.parametrize("stage", ["meet", "part"])
+def test_rank_that_loses_the_others_as_they_meet_or_part_tells_of_a_loss(stage: str) -> None:
+    """It is a reason to begin again, as it is in a round, and no error of the rank's own. In a process that this may break."""
+    command = [sys.executable, "-c", ALONE, stage, TRACKER]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
+    assert "told: rank 0 cannot reach the others" in done.stdout and "Stack trace" not in done.stdout, done
