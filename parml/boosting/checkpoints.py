@@ -106,7 +106,8 @@ class Checkpoints:
         host, port = self._listener.getsockname()[:2]
         self.depot = Depot(host, port, secrets.token_bytes(32), listener is not None)
         self._lock = threading.Lock()
-        self._open: dict[socket.socket, threading.Thread] = {}
+        self._open: set[socket.socket] = set()
+        self._readers: list[threading.Thread] = []
         self._thread = threading.Thread(target=self._listen, name="parml-checkpoints", daemon=True)
         self._thread.start()
 
@@ -123,10 +124,11 @@ class Checkpoints:
         self._listener.close()
         self._thread.join()
         with self._lock:
-            readers = dict(self._open)
-        for connection, reader in readers.items():
+            connections = list(self._open)
+        for connection in connections:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
+        for reader in self._readers:
             reader.join()
 
     def _listen(self) -> None:
@@ -139,9 +141,10 @@ class Checkpoints:
                 if len(self._open) >= IDLE_LIMIT:
                     connection.close()
                     continue
-                reader = threading.Thread(target=self._read, args=(connection,), name="parml-checkpoint", daemon=True)
-                self._open[connection] = reader
+                self._open.add(connection)
+            reader = threading.Thread(target=self._read, args=(connection,), name="parml-checkpoint", daemon=True)
             reader.start()
+            self._readers = [*(thread for thread in self._readers if thread.is_alive()), reader]
 
     def _read(self, connection: socket.socket) -> None:
         nonce = secrets.token_bytes(16)
@@ -167,7 +170,7 @@ class Checkpoints:
             return  # the rank has ended, or was no rank
         finally:
             with self._lock:
-                self._open.pop(connection, None)
+                self._open.discard(connection)
             connection.close()
 
 
