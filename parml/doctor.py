@@ -148,7 +148,8 @@ def _matrix(case: _Case, X: Any, y: Any, fields: dict[str, Any]) -> Any:
     if case.trainer == "xgboost":
         from parml.xgboost.data import DMatrix
 
-        return DMatrix(case.engine, X, y, **{**fields, "external_memory": is_collection(X)})
+        outside = fields.get("external_memory") or is_collection(X)
+        return DMatrix(case.engine, X, y, **{**fields, "external_memory": outside})
     from parml.lightgbm.data import Dataset
 
     class NotKept(Dataset):
@@ -354,7 +355,7 @@ class _Case:
             own = sum(sizes[i] * (stop - start) / schema.rows[i] for i, start, stop in rank.pieces)
             needs: float = _RANK_BYTES + _WORKER_BYTES * len(rank.workers) + rows * (_ROW_BYTES + _OUTPUT_BYTES * outputs)
             if external:
-                needs += (2 + rank.threads) * max(sizes)
+                needs += (2 + min(rank.threads, 4)) * max(sizes)
             else:
                 copies = (
                     2 if self.trainer == "xgboost" else 3

@@ -167,12 +167,12 @@ class DMatrix:
     enable_categorical : bool
         Take category columns as such. All partitions must share their categories.
     external_memory : bool or str
-        For data larger than the memory of the workers: the engine keeps no partition. Each rank computes those of its host
-        one after the other, writes them to its disk, in the folder for temporary files or in this folder, and trains from
-        quantised pages there, with as little memory as a few partitions and the labels take. The trees are those of
-        ``tree_method`` hist on data in memory; nothing but hist can be trained, and not from another model on. X is a
-        collection, whose partitions are read or computed twice, once to describe them. What most partitions depend on, as
-        on a mean of all, is computed once and kept by the engine.
+        For data larger than the memory of the workers: the engine keeps no partition. Each rank computes its partitions few
+        at a time (as many as it has threads, four at most), writes them to its disk, in the folder for temporary files or in
+        this folder, and trains from quantised pages there, with as little memory as these partitions and about a hundred
+        bytes a row take. The trees are those of ``tree_method`` hist on data in memory; nothing but hist can be trained, and
+        not from another model on. X is a collection, whose partitions are read or computed twice, once to describe them. What
+        many partitions depend on, as on a mean of all, is computed once and kept by the engine.
 
     Examples
     --------

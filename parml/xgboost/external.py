@@ -13,7 +13,9 @@ import os
 import pickle
 import shutil
 import tempfile
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from parml.boosting.shares import Batch, Share, rows_of
 
 _PREFIX = "parml-xgboost-"
 _LOCK = "lock"
+_AT_A_TIME = 4
 
 
 class Stored:
@@ -75,12 +78,11 @@ class Disk:
         self._folder = folder
         self._open: list[int] = []
 
-    def store(self, shares: Sequence[Share]) -> list[Batch]:
-        """Compute the partitions of a rank one after the other; X of each is `Stored`, the other fields stay in memory."""
+    def store(self, shares: Sequence[Share], threads: int = 1) -> list[Batch]:
+        """Compute the partitions of a rank, few at a time; X of each is `Stored`, the other fields stay in memory."""
         file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115 - closed with the last batch that is in it
         batches = []
-        for share, start, stop in shares:
-            batch = rows_of(share["recipe"].cook(share["inputs"]), start, stop)
+        for batch in _computed(shares, min(threads, _AT_A_TIME)):
             # Copied: a label may be a view of the whole table.
             kept = {name: pickle.loads(pickle.dumps(value, 5)) for name, value in batch.items() if name != "X"}
             batches.append({"X": Stored(file, batch.pop("X")), **kept})
@@ -103,6 +105,26 @@ class Disk:
         """The matrix must not be used any more."""
         while self._open:
             os.close(self._open.pop())
+
+
+def _computed(shares: Sequence[Share], threads: int) -> Iterator[Batch]:
+    """The rows of each partition in order, up to `threads` computed at the same time."""
+    if threads == 1:
+        yield from map(_compute, shares)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        ahead: deque[Future[Batch]] = deque()
+        for share in shares:
+            ahead.append(pool.submit(_compute, share))
+            if len(ahead) == threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def _compute(share: Share) -> Batch:
+    batch, start, stop = share
+    return rows_of(batch["recipe"].cook(batch["inputs"]), start, stop)
 
 
 @contextmanager

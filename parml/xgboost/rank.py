@@ -133,7 +133,7 @@ def _matrix(spec: MatrixSpec, shares: list[Share], nthread: int, stack: ExitStac
         shares.clear()
         return spec.build(batches, nthread, **how)
     place = stack.enter_context(disk(spec.external_memory if isinstance(spec.external_memory, str) else None))
-    batches = place.store(shares)
+    batches = place.store(shares, nthread)
     shares.clear()
     with place.pages() as prefix:
         return spec.build(batches, nthread, pages=prefix, **how)

@@ -144,6 +144,7 @@ def test_doctor_parameters_that_are_refused_or_ignored(cluster_client: Any) -> N
     assert "the mean of the ranks' percentiles" in _texts(
         parml.doctor(cluster_client, FRAME, LABEL, params={"objective": "l1"}, trainer="lightgbm", **options), "warning"
     )
+    assert "read_parquet" in _texts(parml.doctor(cluster_client, FRAME, LABEL, external_memory=True), "error")
     X, y = _parts(FRAME), _parts(LABEL)
     report = parml.doctor(cluster_client, X, y, params={"tree_method": "approx"}, external_memory=True)
     assert "expected trees by histogram" in _texts(report, "error")

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from sklearn.metrics import roc_auc_score
 
 import parml.dataframe as pdf
 import parml.xgboost as px
-from parml.boosting.recipes import Recipes
+from parml.boosting.recipes import Recipe, Recipes
 from parml.data import PartitionedArray
 from parml.xgboost.external import disk
 from parml_core.engine.base import Engine
@@ -232,6 +233,39 @@ def test_disk_what_a_killed_process_left_is_removed_and_what_lives_is_not(tmp_pa
         with disk(str(tmp_path)):
             assert len(list(tmp_path.iterdir())) == 2
         assert Path(prefix).read_text() == "page"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("threads", [1, 3, 9])
+def test_disk_stores_few_partitions_at_a_time_in_order(tmp_path: Path, threads: int) -> None:
+    """Whatever the number of threads: the rows asked for, in order, labels hold on to nothing; errors come through."""
+    alive, most = [0], [0]
+    lock = threading.Lock()
+
+    def make(i: int) -> np.ndarray:
+        with lock:
+            alive[0] += 1
+            most[0] = max(most[0], alive[0])
+        value = np.full((10, 2), float(i))
+        weakref.finalize(value, lambda: alive.__setitem__(0, alive[0] - 1))
+        return value
+
+    def share(i: int, fn: Any = make) -> Any:
+        tasks = [Task("X", fn, (i,)), Task("y", np.ndarray.__getitem__, (Ref("X"), (slice(None), 0)))]
+        return {"recipe": Recipe(tasks, {"X": "X", "y": "y"}), "inputs": {}}, 1, 8
+
+    def fail(i: int) -> np.ndarray:
+        raise LookupError(i)
+
+    with disk(str(tmp_path)) as place:
+        batches = place.store([share(i) for i in range(20)], threads)
+        assert most[0] <= min(threads, 4) + 1
+        for i, batch in enumerate(batches):
+            np.testing.assert_array_equal(batch["X"].load(), np.full((7, 2), float(i)))
+            np.testing.assert_array_equal(batch["y"], np.full(7, float(i)))
+            assert batch["y"].base is None
+        with pytest.raises(LookupError, match="7"):
+            place.store([share(1), share(7, fail), share(2)], threads)
     assert list(tmp_path.iterdir()) == []
 
 
