@@ -14,6 +14,7 @@ Examples
 
 from parml.model_selection.halving import HalvingGridSearchCV, HalvingRandomSearchCV
 from parml.model_selection.incremental import HyperbandSearchCV, IncrementalSearchCV
+from parml.model_selection.optuna import OptunaSearchCV
 from parml.model_selection.search import GridSearchCV, RandomizedSearchCV
 from parml.model_selection.validation import (
     cross_val_predict,
@@ -29,6 +30,7 @@ __all__ = [
     "HalvingRandomSearchCV",
     "HyperbandSearchCV",
     "IncrementalSearchCV",
+    "OptunaSearchCV",
     "RandomizedSearchCV",
     "cross_val_predict",
     "cross_val_score",
