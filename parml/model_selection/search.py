@@ -11,11 +11,12 @@ import numpy as np
 from sklearn import model_selection as sk
 
 from parml.model_selection.backend import planned
+from parml.model_selection.plot import Plotted
 
 __all__ = ["GridSearchCV", "RandomizedSearchCV"]
 
 
-class OnEngine:
+class OnEngine(Plotted):
     """An estimator with a `client`, which stays in this process, and which its clones have, too."""
 
     client: Any
