@@ -147,5 +147,5 @@ def _axes(n: int, given: Any) -> list[Any]:
         import matplotlib.pyplot as plt
     except ImportError as error:
         raise ImportError("expected matplotlib to be installed for plot, found it is not; pip install 'parml[plot]'") from error
-    _, axes = plt.subplots(1, n, figsize=(4 * n, 3.5), sharey=True, squeeze=False, layout="constrained")
-    return list(axes[0])
+    _, grid = plt.subplots(1, n, figsize=(4 * n, 3.5), sharey=True, squeeze=False, layout="constrained")
+    return list(grid[0])
