@@ -30,9 +30,17 @@ def categories_of(model: Any) -> CategoriesByColumn:
     return {name: values.to_pylist() for name, values in columns if values is not None}
 
 
-def recoded(X: Any, known: CategoriesByColumn) -> Any:
+def recoded(X: Any, known: CategoriesByColumn, *, more: bool = False) -> Any:
     """
     A table with the categories of its columns in the order of the model.
+
+    Parameters
+    ----------
+    X : table
+    known : dict of str to list
+    more : bool
+        Whether there may be others, which then come last. Data to evaluate on may have some, data to train on may not: the
+        model has no place for them.
 
     Examples
     --------
@@ -50,10 +58,10 @@ def recoded(X: Any, known: CategoriesByColumn) -> Any:
             continue  # which is refused where all columns are looked at
         column = X[name].cat
         unseen = [value for value in column.categories if value not in known[name]]
-        if unseen:
+        if unseen and not more:
             raise InputError(
                 f"expected in column {name!r} the categories of the model to go on from, {known[name]}, found {unseen}; leave "
                 "these rows out, or train a new model"
             )
-        X = X.assign(**{name: column.set_categories(known[name])})
+        X = X.assign(**{name: column.set_categories([*known[name], *unseen])})
     return X

@@ -17,6 +17,7 @@ from parml.data import Partitions
 from parml.from_dask import as_collection
 from parml.schema import Schema
 from parml.tables import concatenate, row_count
+from parml.xgboost.categories import CategoriesByColumn, recoded
 from parml.xgboost.external import Stored
 from parml_core.engine.base import Engine
 from parml_core.engine.registry import resolve
@@ -41,6 +42,10 @@ class MatrixSpec:
     feature_weights : array, optional
     external_memory : bool or str
         Whether rows and quantised pages are on disk, or the folder there.
+    categories : dict of str to list, optional
+        Those of the model that training goes on from, whose order its trees count in.
+    more_categories : bool
+        Whether there may be others.
     """
 
     missing: float
@@ -50,6 +55,8 @@ class MatrixSpec:
     max_bin: int
     feature_weights: Any = None
     external_memory: bool | str = False
+    categories: CategoriesByColumn | None = None
+    more_categories: bool = False
 
     def build(
         self,
@@ -68,6 +75,9 @@ class MatrixSpec:
         """
         options: dict[str, Any] = {"missing": self.missing, "nthread": nthread, "enable_categorical": self.enable_categorical}
         features = _features(self.feature_names, self.feature_types)
+        if self.categories:
+            known, more = self.categories, self.more_categories
+            batches = [{**batch, "X": recoded(batch["X"], known, more=more)} for batch in batches]
         batches, set_groups = _without_groups(batches)
         matrix: xgb.DMatrix
         if pages is not None:

@@ -18,6 +18,7 @@ from parml.boosting.gang import run_gang, wait_for_inputs, with_restarts
 from parml.boosting.progress import progress_line
 from parml.boosting.ranks import Rank, RankPer, n_places, plan_ranks, share_out
 from parml.boosting.shares import Share, share_of
+from parml.xgboost.categories import CategoriesByColumn, categories_of
 from parml.xgboost.collective import tracker
 from parml.xgboost.data import DMatrix, MatrixSpec
 from parml.xgboost.rank import Job, Result, Task, threads_asked, train_rank
@@ -74,7 +75,7 @@ def train(
     maximize, early_stopping_rounds, verbose_eval
         As for `xgboost.train`.
     xgb_model : Booster, result of `train`, path or bytes, optional
-        A model to go on from.
+        A model to go on from. Categories may be in another order than in its training data, unlike for `xgboost.train`.
     callbacks : sequence of xgboost.callback.TrainingCallback, optional
         Sent to each rank and run there.
     ranks : {"host", "worker"}
@@ -124,8 +125,11 @@ def train(
     job = _job_of(params, num_boost_round, dtrain, evals, options, quantise=xgb_model is None)
     wanted = max_restarts > 0 and checkpoint_every != 0
     job = replace(job, checkpoint_every=checkpoint_every if wanted else 0)
+    model = _model_to_go_on_from(xgb_model)
+    if dtrain.schema().columns_of_kind("category") and (known := categories_of(model)):
+        job = _counting_as(known, job)
     with progress_line(job.rounds, shown=progress) as line, checkpoints_kept(engine, wanted=wanted, listener=line) as kept:
-        training = _Training(engine, job, dtrain, evals, ranks, kept, cloudpickle.dumps(_model_to_go_on_from(xgb_model)))
+        training = _Training(engine, job, dtrain, evals, ranks, kept, cloudpickle.dumps(model))
         booster, history = with_restarts(
             engine, training.run, n_places=lambda: n_places(engine.workers(), ranks), max_restarts=max_restarts
         )
@@ -298,6 +302,12 @@ def check_external_memory(params: Mapping[str, Any], dtrain: DMatrix, evals: Eva
 
 
 _HISTOGRAM = ("booster", "tree_method", "updater", "process_type")
+
+
+def _counting_as(known: CategoriesByColumn, job: Job) -> Job:
+    """The same job on rows whose categories are counted in the order of a model: xgboost takes them as they are."""
+    evals = [(name, spec and replace(spec, categories=known, more_categories=True)) for name, spec in job.evals]
+    return replace(job, train=replace(job.train, categories=known), evals=tuple(evals))
 
 
 def _grows_by_histogram(params: Mapping[str, Any]) -> bool:

@@ -164,6 +164,27 @@ def test_train_early_stopping_stops_where_plain_does(engine: Engine, n: int) -> 
     assert (_dump(booster), result["history"]) == (_dump(plain), history)
 
 
+def test_train_going_on_from_a_model_with_categories_in_another_order_counts_them_as_the_model_does(engine: Engine) -> None:
+    """The trees are those of the same rows with the model's order; what the model has no place for is refused."""
+    values = np.random.default_rng(0).choice(["a", "b", "c"], 600)
+    y = (values == "a") * 2.0 + (values == "c")
+    frames = [pd.DataFrame({"x": pd.Categorical(values, categories=list(order))}) for order in ("abc", "cab")]
+    params = {"max_depth": 2}
+    first = xgb.train(params, xgb.DMatrix(frames[0], y, enable_categorical=True), 2)
+    expected = xgb.train(params, xgb.DMatrix(frames[0], y, enable_categorical=True), 3, xgb_model=first)
+    dtrain = px.DMatrix(engine, frames[1], y, enable_categorical=True)
+    other = px.DMatrix(engine, frames[1].iloc[:50], y[:50], enable_categorical=True)
+    result = px.train(engine, params, dtrain, 3, xgb_model=first, evals=[(other, "other")], verbose_eval=False)
+    assert result["booster"].get_dump() == expected.get_dump()
+    error = np.sqrt(np.mean((expected.predict(xgb.DMatrix(frames[0].iloc[:50], enable_categorical=True)) - y[:50]) ** 2))
+    assert result["history"]["other"]["rmse"][-1] == pytest.approx(error, rel=1e-5)
+    unseen = px.DMatrix(
+        engine, frames[1].assign(x=pd.Categorical(np.where(values == "a", "d", values))), y, enable_categorical=True
+    )
+    with pytest.raises(InputError, match="categories of the model"):
+        px.train(engine, params, unseen, 3, xgb_model=first)
+
+
 @pytest.mark.parametrize("form", ["booster", "result", "path", "bytes"])
 def test_train_going_on_from_a_model_equals_plain(engine: Engine, form: str, tmp_path: Any) -> None:
     """A model that was trained on other rows splits where these have no bin: continuation has to see the values."""
