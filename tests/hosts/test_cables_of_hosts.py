@@ -49,12 +49,11 @@ def cluster(network: Network, hosts_to_lose: list[Host], tmp_path_factory: pytes
 
 
 def train(library: str, client: Any, data: tuple[Any, Any], callback: Any = None, **options: Any) -> Any:
-    options["callbacks"] = [callback] if callback else []
+    options |= {"callbacks": [callback] if callback else [], "checkpoint_every": 3}
     if library == "lightgbm":
         params = {"verbosity": -1, "num_threads": 1}
         return pl.train(client, params, pl.Dataset(client, *data), ROUNDS, **options)["booster"]
-    options |= {"checkpoint_every": 3, "verbose_eval": False}
-    return px.train(client, {"nthread": 1}, px.DMatrix(client, *data), ROUNDS, **options)["booster"]
+    return px.train(client, {"nthread": 1}, px.DMatrix(client, *data), ROUNDS, verbose_eval=False, **options)["booster"]
 
 
 def check(library: str, booster: Any) -> None:
