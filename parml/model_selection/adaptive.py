@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,9 @@ from parml.data import PartitionedArray
 from parml.model_selection.backend import surroundings
 from parml.model_selection.blocks import blocks_of, is_by_row
 from parml.model_selection.fit import run
+from parml.model_selection.follow import Progress
 from parml.model_selection.race import Bracket, Entrant, Patience, race
-from parml.model_selection.schedule import Rung, summary
+from parml.model_selection.schedule import Rung, calls_of, summary
 from parml.model_selection.search import OnEngine
 from parml.tables import row_count
 from parml_core.engine.registry import resolve
@@ -58,6 +60,7 @@ class AdaptiveSearch(OnEngine, MetaEstimatorMixin, BaseEstimator):
     prefix: str
     error_score: Any
     n_blocks: int
+    progress: bool
 
     def _brackets(self) -> dict[int, list[Rung]]:
         raise NotImplementedError
@@ -122,10 +125,14 @@ class AdaptiveSearch(OnEngine, MetaEstimatorMixin, BaseEstimator):
             for bracket, rungs in sorted(brackets.items())
         }
         order = _Order(seed, len(data.train))
-        race(
-            engine, list(running.values()), data, order=order, fit_params=whole, scorer=scorer, surroundings=surroundings(),
-            failing_score=self.error_score, heard=self._hear,
-        )  # fmt: skip
+        with ExitStack() as followed:
+            line = followed.enter_context(Progress(type(self).__name__)) if self.progress else None
+            if line is not None:
+                line.expect(sum(calls_of(rungs, len(running[b].entrants)) for b, rungs in brackets.items()))
+            race(
+                engine, list(running.values()), data, order=order, fit_params=whole, scorer=scorer,
+                surroundings=surroundings(), failing_score=self.error_score, heard=lambda entrant: self._hear(entrant, line),
+            )  # fmt: skip
         self.scorer_ = scorer
         self._keep(running)
         return self
@@ -151,7 +158,10 @@ class AdaptiveSearch(OnEngine, MetaEstimatorMixin, BaseEstimator):
             raise InputError(f"expected at least one candidate, found none in parameters={self.parameters!r}; give some")
         return entrants
 
-    def _hear(self, entrant: Entrant) -> None:
+    def _hear(self, entrant: Entrant, line: Progress | None) -> None:
+        if line is not None:
+            before = entrant.records[-2]["partial_fit_calls"] if len(entrant.records) > 1 else 0
+            line.step(entrant.score, entrant.calls - before)
         if self.verbose:
             record = entrant.records[-1]
             failed = " (failed)" if entrant.failure is not None else ""

@@ -20,17 +20,20 @@ from sklearn import get_config
 from sklearn.base import BaseEstimator
 
 from parml.model_selection.fit import Surroundings
+from parml.model_selection.follow import Follower, Interrupted
 from parml.model_selection.plan import Call, plan
 from parml_core.engine.base import Engine, Future
+from parml_core.engine.derived import as_completed
 from parml_core.engine.registry import resolve
+from parml_core.typing import Key
 
 __all__ = ["PlanningBackend", "planned", "surroundings"]
 
 
 @contextmanager
-def planned(client: Any) -> Iterator[None]:
+def planned(client: Any, follower: Follower | None = None) -> Iterator[None]:
     """What is made parallel in this context is planned, and run on `client`; None: on the current engine."""
-    with parallel_config(PlanningBackend(resolve(client))):
+    with parallel_config(PlanningBackend(resolve(client), follower)):
         yield
 
 
@@ -41,14 +44,17 @@ class PlanningBackend(ParallelBackendBase):
     Parameters
     ----------
     engine : Engine
+    follower : Follower, optional
+        Who hears of each result.
     """
 
     supports_retrieve_callback = False  # joblib then asks for results one by one, after it has handed over all calls
     supports_sharedmem = True
 
-    def __init__(self, engine: Engine, nesting_level: int = 0) -> None:
+    def __init__(self, engine: Engine, follower: Follower | None = None, nesting_level: int = 0) -> None:
         super().__init__(nesting_level=nesting_level)
-        self._engine = engine
+        self._engine, self._follower = engine, follower
+        self._replay: list[Any] | None = None
         self._calls: list[Call] = []
         self._results: list[Any] | None = None
         self._scattered: list[tuple[Any, Future[Any]]] = []  # for the next call: the rungs of a halving have the same data
@@ -75,10 +81,28 @@ class PlanningBackend(ParallelBackendBase):
     def retrieve_result(self, out: range, timeout: float | None = None) -> list[Any]:
         if self._results is None:
             calls = [_portable(call) for call in self._calls]
-            self._scattered = _scattered(self._engine, _data_of(calls), self._scattered)
-            self._results = _run(self._engine, calls, self._scattered)
+            if self._replay is not None:
+                self._results, self._replay = self._replay, None
+            else:
+                self._scattered = _scattered(self._engine, _data_of(calls), self._scattered)
+                self._results = self._run(calls)
             self._calls = []
         return [self._results[i] for i in out]
+
+    def _run(self, calls: list[Call]) -> list[Any]:
+        """All results; of those that the follower has already, its own."""
+        results = {} if self._follower is None else self._follower.begin(calls)
+        open_numbers = [i for i in range(len(calls)) if i not in results]
+        hear = self._follower.hear if self._follower is not None and self._follower.wants_each else None
+        try:
+            if open_numbers:
+                _run(self._engine, [calls[i] for i in open_numbers], self._scattered, open_numbers, results, hear)
+        except KeyboardInterrupt:
+            raise Interrupted(results, self._give_next) from None
+        return [results[i] for i in range(len(calls))]
+
+    def _give_next(self, results: list[Any]) -> None:
+        self._replay = results
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
         """Nothing: what runs is cancelled where it is waited for."""
@@ -104,25 +128,46 @@ def _scattered(engine: Engine, values: list[Any], before: list[tuple[Any, Future
     return list(zip(values, engine.scatter(values), strict=True))
 
 
-def _run(engine: Engine, calls: list[Call], shared: list[tuple[Any, Future[Any]]]) -> list[Any]:
-    name = uuid.uuid4().hex
+def _run(
+    engine: Engine,
+    calls: list[Call],
+    shared: list[tuple[Any, Future[Any]]],
+    numbers: list[int],
+    results: dict[int, Any],
+    hear: Callable[[int, Any], None] | None,
+) -> None:
+    """Put the results of the calls into `results` under their `numbers`; when interrupted, those that are there."""
     candidates = {id(call.kwargs.get("parameters")) for call in calls}
-    planned = plan(calls, shared, surroundings(), name, share=len(candidates) > 1)
+    planned = plan(calls, shared, surroundings(), uuid.uuid4().hex, share=len(candidates) > 1)
+    answers: dict[Key, list[tuple[int, int | None]]] = {}
+    for number, (key, at) in zip(numbers, planned.answers, strict=True):
+        answers.setdefault(key, []).append((number, at))
+
+    def take(key: Key, result: Any) -> None:
+        for number, at in answers.pop(key, ()):
+            results[number] = result if at is None else dict(result[at])
+            if hear is not None:
+                hear(number, results[number])
+
     wants = planned.wants
-    results = dict(zip(wants, _gather(engine, engine.submit_graph(planned.graph, wants)), strict=True))
-    return [results[key] if at is None else dict(results[key][at]) for key, at in planned.answers]
-
-
-def _gather(engine: Engine, futures: list[Future[Any]]) -> list[Any]:
-    """The results; when one fails, or the user interrupts, the others are cancelled."""
+    futures = engine.submit_graph(planned.graph, wants)
     try:
+        if hear is not None:
+            for future in as_completed(futures):
+                take(future.key, future.result())
+            return
         done, pending = engine.wait(futures, until="first_error")
         if pending:
             for future in done:
                 future.result()
-        return engine.gather(futures)
-    except BaseException:
+        for key, result in zip(wants, engine.gather(futures), strict=True):
+            take(key, result)
+    except BaseException as error:
         engine.cancel([future for future in futures if not future.done()])
+        if isinstance(error, KeyboardInterrupt):
+            finished = [future for future in futures if future.status == "finished" and future.key in answers]
+            for future, result in zip(finished, engine.gather(finished), strict=True):
+                take(future.key, result)
         raise
 
 

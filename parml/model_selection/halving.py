@@ -30,6 +30,8 @@ error_score, return_train_score, random_state, verbose
         Accepted and not used: the engine knows how much it can do at the same time.
     client : Engine, optional
         Where to run, a Client as a rule. Default: the current engine, which is a pool of threads where none was chosen.
+    progress : bool
+        Whether a line (of rich) shows how much is done, and the best score so far.
 
     Examples
     --------
@@ -61,13 +63,14 @@ error_score, return_train_score, random_state, verbose
         n_jobs: int | None = None,
         verbose: int = 0,
         client: Any = None,
+        progress: bool = False,
     ) -> None:
         super().__init__(
             estimator, param_grid, factor=factor, resource=resource, max_resources=max_resources, min_resources=min_resources,
             aggressive_elimination=aggressive_elimination, cv=cv, scoring=scoring, refit=refit, error_score=error_score,
             return_train_score=return_train_score, random_state=random_state, n_jobs=n_jobs, verbose=verbose,
         )  # fmt: skip
-        self.client = client
+        self.client, self.progress = client, progress
 
 
 class HalvingRandomSearchCV(_Planned, sk.HalvingRandomSearchCV):
@@ -83,6 +86,8 @@ scoring, refit, error_score, return_train_score, random_state, verbose
         Accepted and not used: the engine knows how much it can do at the same time.
     client : Engine, optional
         Where to run, a Client as a rule. Default: the current engine, which is a pool of threads where none was chosen.
+    progress : bool
+        Whether a line (of rich) shows how much is done, and the best score so far.
 
     Examples
     --------
@@ -116,6 +121,7 @@ scoring, refit, error_score, return_train_score, random_state, verbose
         n_jobs: int | None = None,
         verbose: int = 0,
         client: Any = None,
+        progress: bool = False,
     ) -> None:
         super().__init__(
             estimator, param_distributions, n_candidates=n_candidates, factor=factor, resource=resource,
@@ -123,4 +129,4 @@ scoring, refit, error_score, return_train_score, random_state, verbose
             scoring=scoring, refit=refit, error_score=error_score, return_train_score=return_train_score,
             random_state=random_state, n_jobs=n_jobs, verbose=verbose,
         )  # fmt: skip
-        self.client = client
+        self.client, self.progress = client, progress

@@ -54,6 +54,8 @@ class IncrementalSearchCV(AdaptiveSearch):
         Into how many blocks data in memory are cut; the default, one, makes each call a pass over all of them.
     client : Engine, optional
         Where to run, a Client as a rule. Default: the current engine, which is a pool of threads where none was chosen.
+    progress : bool
+        Whether a line (of rich) shows how many calls are done, and the best score so far.
 
     Attributes
     ----------
@@ -101,12 +103,13 @@ class IncrementalSearchCV(AdaptiveSearch):
         error_score: float | str = np.nan,
         n_blocks: int = 1,
         client: Any = None,
+        progress: bool = False,
     ) -> None:
         self.estimator, self.parameters = estimator, parameters
         self.n_initial_parameters, self.decay_rate, self.fits_per_score = n_initial_parameters, decay_rate, fits_per_score
         self.max_iter, self.patience, self.tol, self.test_size = max_iter, patience, tol, test_size
         self.random_state, self.scoring, self.verbose, self.prefix = random_state, scoring, verbose, prefix
-        self.error_score, self.n_blocks, self.client = error_score, n_blocks, client
+        self.error_score, self.n_blocks, self.client, self.progress = error_score, n_blocks, client, progress
 
     def _brackets(self) -> dict[int, list[Rung]]:
         n = len(ParameterGrid(self.parameters)) if self.n_initial_parameters == "grid" else self.n_initial_parameters
@@ -150,7 +153,7 @@ class HyperbandSearchCV(AdaptiveSearch):
     tol : float
     test_size : float or int, optional
         How much of the data is for scores. Default: as much as one block, at most a fifth.
-    random_state, scoring, verbose, prefix, error_score, n_blocks, client
+    random_state, scoring, verbose, prefix, error_score, n_blocks, client, progress
         As for `IncrementalSearchCV`.
 
     Attributes
@@ -189,12 +192,13 @@ class HyperbandSearchCV(AdaptiveSearch):
         error_score: float | str = np.nan,
         n_blocks: int = 1,
         client: Any = None,
+        progress: bool = False,
     ) -> None:
         self.estimator, self.parameters = estimator, parameters
         self.max_iter, self.aggressiveness, self.patience, self.tol = max_iter, aggressiveness, patience, tol
         self.test_size, self.random_state, self.scoring = test_size, random_state, scoring
         self.verbose, self.prefix = verbose, prefix
-        self.error_score, self.n_blocks, self.client = error_score, n_blocks, client
+        self.error_score, self.n_blocks, self.client, self.progress = error_score, n_blocks, client, progress
 
     def _brackets(self) -> dict[int, list[Rung]]:
         for name, value, low in (("max_iter", self.max_iter, 1), ("aggressiveness", self.aggressiveness, 2)):

@@ -163,6 +163,8 @@ class OptunaSearchCV(_Planned, _Asked):
         Accepted and not used: the engine knows how much it can do at the same time.
     client : Engine, optional
         Where to run, a Client as a rule. Default: the current engine, which is a pool of threads where none was chosen.
+    progress : bool
+        Whether a line (of rich) shows how much is done, and the best score so far.
 
     Attributes
     ----------
@@ -201,6 +203,7 @@ class OptunaSearchCV(_Planned, _Asked):
         error_score: float | str = np.nan,
         return_train_score: bool = False,
         client: Any = None,
+        progress: bool = False,
     ) -> None:
         super().__init__(
             estimator, param_distributions, scoring=scoring, n_jobs=n_jobs, refit=refit, cv=cv, verbose=verbose,
@@ -208,7 +211,7 @@ class OptunaSearchCV(_Planned, _Asked):
             return_train_score=return_train_score,
         )  # fmt: skip
         self.n_trials, self.timeout, self.n_parallel = n_trials, timeout, n_parallel
-        self.sampler, self.study, self.client = sampler, study, client
+        self.sampler, self.study, self.client, self.progress = sampler, study, client, progress
 
     def __sklearn_clone__(self) -> Any:
         """A clone goes on with the same study, which may be a database."""

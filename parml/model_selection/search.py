@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from sklearn import model_selection as sk
 
 from parml.model_selection.backend import planned
+from parml.model_selection.follow import Checkpoint, Follower, Interrupted, Progress
 from parml.model_selection.plot import Plotted
 
 __all__ = ["GridSearchCV", "RandomizedSearchCV"]
@@ -42,6 +44,8 @@ class _Planned(OnEngine):
     `_run_search`. There the setting is taken back, for the refit at the end is not part of the plan.
     """
 
+    progress: bool
+
     def fit(self, X: Any, y: Any = None, **params: Any) -> Any:
         """
         Search, and fit the best estimator on all data.
@@ -56,8 +60,12 @@ class _Planned(OnEngine):
         -------
         self
         """
-        with ExitStack() as setting:
-            setting.enter_context(planned(self.client))
+        with ExitStack() as followed, ExitStack() as setting:
+            progress = followed.enter_context(Progress(type(self).__name__)) if self.progress else None
+            directory, refit = getattr(self, "checkpoint", None), getattr(self, "refit", None)
+            checkpoint = None if directory is None else Checkpoint(directory)
+            follower = Follower(progress, checkpoint, refit if isinstance(refit, str) else None)
+            setting.enter_context(planned(self.client, follower))
             self._setting = setting
             try:
                 return super().fit(X, y, **params)  # type: ignore[misc]
@@ -70,7 +78,37 @@ class _Planned(OnEngine):
         super()._run_search(evaluate_candidates, **more)  # type: ignore[misc]
 
 
-class GridSearchCV(_Planned, sk.GridSearchCV):
+class _Stoppable(_Planned):
+    """One round of candidates: when it is interrupted, those that are done are its result."""
+
+    n_splits_: int
+
+    def _run_search(self, evaluate_candidates: Callable[..., Any], *, callback_ctx: Any = None) -> None:
+        self.interrupted_ = False
+
+        def evaluate(candidates: Iterable[Any], *args: Any, **options: Any) -> Any:
+            candidates, n_splits = list(candidates), self.n_splits_
+            try:
+                return evaluate_candidates(candidates, *args, **options)
+            except Interrupted as stopped:
+                groups = [range(i * n_splits, (i + 1) * n_splits) for i in range(len(candidates))]
+                done = [i for i, group in enumerate(groups) if all(number in stopped.results for number in group)]
+                if not done:
+                    raise
+                warnings.warn(
+                    f"interrupted: {len(done)} of {len(candidates)} candidates are done, and the results are theirs; "
+                    "interrupt again to end the refit, too",
+                    stacklevel=2,
+                )
+                self.interrupted_ = True
+                stopped.replay([stopped.results[number] for i in done for number in groups[i]])
+                options.pop("callback_ctx", None)  # callbacks have heard of these candidates
+                return evaluate_candidates([candidates[i] for i in done], *args, **options)
+
+        super()._run_search(evaluate, callback_ctx=callback_ctx)
+
+
+class GridSearchCV(_Stoppable, sk.GridSearchCV):
     """
     scikit-learn's GridSearchCV, which does each piece of work once and on an engine.
 
@@ -87,6 +125,16 @@ class GridSearchCV(_Planned, sk.GridSearchCV):
         Accepted and not used: the engine knows how much it can do at the same time.
     client : Engine, optional
         Where to run, a Client as a rule. Default: the current engine, which is a pool of threads where none was chosen.
+    checkpoint : str or path, optional
+        A directory. The result of each candidate on each fold is written there when it arrives, and read instead of computed by
+        a search with the same estimator, data and folds. Code counts by its name: use another directory when it has changed.
+    progress : bool
+        Whether a line (of rich) shows how much is done, and the best score so far.
+
+    Attributes
+    ----------
+    interrupted_ : bool
+        Ctrl-C ended the search early: the results are those of the candidates that were done by then.
 
     Examples
     --------
@@ -112,15 +160,17 @@ class GridSearchCV(_Planned, sk.GridSearchCV):
         error_score: float | str = np.nan,
         return_train_score: bool = False,
         client: Any = None,
+        checkpoint: Any = None,
+        progress: bool = False,
     ) -> None:
         super().__init__(
             estimator, param_grid, scoring=scoring, n_jobs=n_jobs, refit=refit, cv=cv, verbose=verbose,
             pre_dispatch=pre_dispatch, error_score=error_score, return_train_score=return_train_score,
         )  # fmt: skip
-        self.client = client
+        self.client, self.checkpoint, self.progress = client, checkpoint, progress
 
 
-class RandomizedSearchCV(_Planned, sk.RandomizedSearchCV):
+class RandomizedSearchCV(_Stoppable, sk.RandomizedSearchCV):
     """
     scikit-learn's RandomizedSearchCV, which does each piece of work once and on an engine; see `GridSearchCV`.
 
@@ -132,6 +182,16 @@ class RandomizedSearchCV(_Planned, sk.RandomizedSearchCV):
         Accepted and not used: the engine knows how much it can do at the same time.
     client : Engine, optional
         Where to run, a Client as a rule. Default: the current engine, which is a pool of threads where none was chosen.
+    checkpoint : str or path, optional
+        A directory. The result of each candidate on each fold is written there when it arrives, and read instead of computed by
+        a search with the same estimator, data and folds. Code counts by its name: use another directory when it has changed.
+    progress : bool
+        Whether a line (of rich) shows how much is done, and the best score so far.
+
+    Attributes
+    ----------
+    interrupted_ : bool
+        Ctrl-C ended the search early: the results are those of the candidates that were done by then.
 
     Examples
     --------
@@ -160,10 +220,12 @@ class RandomizedSearchCV(_Planned, sk.RandomizedSearchCV):
         error_score: float | str = np.nan,
         return_train_score: bool = False,
         client: Any = None,
+        checkpoint: Any = None,
+        progress: bool = False,
     ) -> None:
         super().__init__(
             estimator, param_distributions, n_iter=n_iter, scoring=scoring, n_jobs=n_jobs, refit=refit, cv=cv,
             verbose=verbose, pre_dispatch=pre_dispatch, random_state=random_state, error_score=error_score,
             return_train_score=return_train_score,
         )  # fmt: skip
-        self.client = client
+        self.client, self.checkpoint, self.progress = client, checkpoint, progress
