@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import signal
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,8 @@ from threadpoolctl import threadpool_limits
 
 import parml.dataframe as pdf
 from parml.model_selection import HyperbandSearchCV, IncrementalSearchCV
-from parml.model_selection.race import Bracket, Entrant, Patience
+from parml.model_selection.blocks import Block
+from parml.model_selection.race import Bracket, Entrant, Patience, Trained, _train
 from parml.model_selection.schedule import Rung, decaying, hyperband, summary
 from parml_core.engine.base import Engine
 from parml_core.engine.inline import InlineEngine
@@ -400,6 +403,47 @@ def test_candidate_that_kills_its_workers_does_not_end_the_search() -> None:
         search.fit(X[:20], Y[:20])
     assert search.best_params_ == {"fails": ""} and search.best_estimator_.calls_ == 3
     assert np.isnan(search.cv_results_["test_score"][1]) and "WorkerKilled" in search.cv_results_["error"][1]
+
+
+class DiesOnce(GaussianNB):
+    """The first time that it is at its third call, its process is killed."""
+
+    def __init__(self, var_smoothing: float = 1e-9, marker: str = "") -> None:
+        super().__init__(var_smoothing=var_smoothing)
+        self.marker = marker
+
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> DiesOnce:
+        self.calls_ = getattr(self, "calls_", 0) + 1
+        if self.calls_ == 3 and self.marker and not os.path.exists(self.marker):
+            open(self.marker, "x").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().partial_fit(X, y, classes, sample_weight)
+
+
+@pytest.mark.slow
+def test_search_survives_a_killed_worker_with_the_same_results(tmp_path: Path) -> None:
+    """Models that the worker held are made again from their blocks; no call is counted twice."""
+    from parml_core.client import Client, LocalCluster
+
+    space, marker = {"var_smoothing": loguniform(1e-9, 1e1)}, tmp_path / "killed"
+    options: dict[str, Any] = {"max_iter": 9, "n_blocks": 3, "random_state": 0}
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_port=None) as cluster, Client(cluster) as client:
+        mine = HyperbandSearchCV(DiesOnce(marker=str(marker)), space, client=client, **options).fit(*SMALL)
+    assert marker.exists()
+    theirs = HyperbandSearchCV(DiesOnce(), space, client=InlineEngine(), **options).fit(*SMALL)
+    assert mine.cv_results_["test_score"].tolist() == theirs.cv_results_["test_score"].tolist()
+    assert mine.metadata_ == theirs.metadata_ and mine.best_params_ == theirs.best_params_
+    assert mine.best_estimator_.calls_ == theirs.best_estimator_.calls_
+
+
+def test_task_gives_a_new_model_and_leaves_the_old_one_as_it_was() -> None:
+    """Others may hold it: a score under way, a task that runs again because its worker was lost."""
+    block = Block(X[:50], Y[:50], {})
+    first = _train(Trained(SGDClassifier(random_state=0)), block, {"classes": np.arange(10)})
+    weights = first.model.coef_.copy()
+    second = _train(first, block, {})
+    np.testing.assert_array_equal(first.model.coef_, weights)
+    assert (second.model.coef_ != weights).any() and len(second.fit_s) == 2
 
 
 def test_wrong_arguments_are_refused_by_name() -> None:
