@@ -12,8 +12,8 @@ share its processors; the plain libraries keep their two threads.
 
 *higgs* is data of the shape of that set, 28 columns of float32; *flights* are the real flights of the demo, with categories.
 
-    python benchmarks/boosting.py [--data higgs,flights] [--rows 2000000] [--trees 100] [--rounds 3] [--only parml] [--hosts 1]
-        [--json FILE]
+    python benchmarks/boosting.py [--data higgs,flights] [--rows 2000000] [--trees 100] [--rounds 3] [--hosts 1]
+        [--only xgboost,parml.xgboost] [--json FILE]
 """
 
 from __future__ import annotations
@@ -374,10 +374,10 @@ def size_of(X: Any) -> int:
 
 VARIANTS: dict[str, Callable[[Any, int, int], None]] = {
     "xgboost": functools.partial(xgboost_plain, quantised=False),
-    "xgboost, quantile": functools.partial(xgboost_plain, quantised=True),
+    "xgboost-quantile": functools.partial(xgboost_plain, quantised=True),
     "parml.xgboost": xgboost_parml,
     "xgboost.dask": functools.partial(xgboost_dask, quantised=False),
-    "xgboost.dask, quantile": functools.partial(xgboost_dask, quantised=True),
+    "xgboost.dask-quantile": functools.partial(xgboost_dask, quantised=True),
     "lightgbm": lightgbm_plain,
     "parml.lightgbm": lightgbm_parml,
     "lightgbm.dask": lightgbm_dask,
@@ -447,7 +447,7 @@ def main() -> None:
     parser.add_argument("--trees", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--hosts", type=int, default=1, help="network namespaces, each with a worker")
-    parser.add_argument("--only", default="", help="only variants with this in their name, and plain ones")
+    parser.add_argument("--only", default=",".join(VARIANTS), help="comma-separated (default: %(default)s)")
     parser.add_argument("--folder", type=Path, default=ROOT / ".bench", help="where the data is kept")
     parser.add_argument("--json", type=Path, help="write all figures here")
     parser.add_argument("--variant", help=argparse.SUPPRESS)
@@ -456,13 +456,13 @@ def main() -> None:
         kind, _ = DATA[options.data]
         VARIANTS[options.variant](kind(folder_of(options, options.data)), options.trees, options.hosts)
         return
-    unknown = sorted(set(options.data.split(",")) - set(DATA))
+    names = options.only.split(",")
+    unknown = sorted({*options.data.split(","), *names} - {*DATA, *VARIANTS})
     if unknown:
-        parser.error(f"expected data among {', '.join(DATA)}, found {', '.join(unknown)}")
+        parser.error(f"expected data among {', '.join(DATA)} and variants among {', '.join(VARIANTS)}, found {unknown}")
     os.environ.setdefault(
         "OMP_WAIT_POLICY", "PASSIVE"
     )  # see docs/performance.md: spinning threads measure the machine's other work
-    names = [name for name in VARIANTS if name in ("xgboost", "lightgbm") or options.only in name]
     if version("distributed") == "absent":
         names = [name for name in names if "dask" not in name]
         print("without the Dask modules: `pip install parml[bench]` brings dask and distributed", file=sys.stderr)
