@@ -17,9 +17,16 @@ START_TIMEOUT_S = 60.0
 END_TIMEOUT_S = 10.0  # how long the siblings of a rank that failed may take to say how they ended
 LOOK_S = 2.0  # between two looks whether the workers of a gang that has not ended are still there
 RETURN_TIMEOUT_S = 6.0  # how long to wait for workers in the place of killed ones: a nanny needs less than two seconds
+SAME_LOSS_S = (
+    8.0  # in which all workers of a machine that fell silent are noticed; a rank is silent for longer before it counts
+)
 SILENT_RETURN_TIMEOUT_S = 1.0  # and of those that fell silent, which were waited for long enough
 
 log = logging.getLogger("parml.boosting")
+
+
+class _NeverBegan(GangError):
+    """Workers of a gang were gone before its ranks had started."""
 
 
 def run_gang(engine: Engine, fn: Callable[..., T], args_by_rank: Sequence[tuple[Any, ...]], ranks: Sequence[Rank]) -> list[T]:
@@ -55,7 +62,7 @@ def _wait_for(engine: Engine, futures: Sequence[Future[Any]], workers: set[str])
             return
         before, missing = missing, workers - {worker.id for worker in engine.workers()}
         if missing & before:
-            raise GangError(f"expected the workers {sorted(workers)} to train on, found that {sorted(missing)} are gone")
+            raise _NeverBegan(f"expected the workers {sorted(workers)} to train on, found that {sorted(missing)} are gone")
 
 
 def wait_for_inputs(engine: Engine, futures: Sequence[Future[Any]]) -> None:
@@ -93,16 +100,19 @@ def with_restarts(engine: Engine, run: Callable[[], T], *, n_places: Callable[[]
         A rank was lost once more than that.
     """
     wanted = n_places()
-    for restart in range(max_restarts + 1):
+    restarts, counted_s = 0, -SAME_LOSS_S
+    while True:
         try:
             return run()
         except GangError as error:
-            if restart == max_restarts:
-                raise _for_good(error, max_restarts) from error
-            log.warning("restart %d of at most %d: %s", restart + 1, max_restarts, error)
             silent = "silent" in str(error)
+            # Of a machine that is gone one worker was noticed a moment before the others: that is one loss.
+            if not (silent or isinstance(error, _NeverBegan)) or time.monotonic() - counted_s >= SAME_LOSS_S:
+                if restarts == max_restarts:
+                    raise _for_good(error, max_restarts) from error
+                restarts, counted_s = restarts + 1, time.monotonic()
+            log.warning("restart %d of at most %d: %s", restarts, max_restarts, error)
         _wait_until(engine, lambda: n_places() >= wanted, SILENT_RETURN_TIMEOUT_S if silent else RETURN_TIMEOUT_S)
-    raise AssertionError("unreachable: the last round returns or raises")
 
 
 def _for_good(error: GangError, max_restarts: int) -> GangError:

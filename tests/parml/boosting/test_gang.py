@@ -81,3 +81,14 @@ def test_restarts_hardly_wait_after_a_silence(monkeypatch: pytest.MonkeyPatch) -
     began = time.monotonic()
     assert _restarted(run, 1, lambda: next(places, 1)) == "model"
     assert time.monotonic() - began < 30
+
+
+def test_restarts_count_the_workers_of_one_silent_machine_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are noticed one after the other, soon; later silences, and losses that are none, count on their own."""
+    first, second = (GangError(f"worker 'a-{i}' was lost (silent for more than 2 s)") for i in (1, 2))
+    assert _restarted(Run(first, second, gang._NeverBegan("'a-3' is gone")), 1) == "model"
+    with pytest.raises(GangError, match=r"killed; .* after 1 restarts"):
+        _restarted(Run(first, GangError("killed")), 1)
+    monkeypatch.setattr(gang, "SAME_LOSS_S", 0.0)
+    with pytest.raises(GangError, match="after 1 restarts"):
+        _restarted(Run(first, second), 1)
