@@ -17,9 +17,7 @@ START_TIMEOUT_S = 60.0
 END_TIMEOUT_S = 10.0  # how long the siblings of a rank that failed may take to say how they ended
 LOOK_S = 2.0  # between two looks whether the workers of a gang that has not ended are still there
 RETURN_TIMEOUT_S = 6.0  # how long to wait for workers in the place of killed ones: a nanny needs less than two seconds
-SAME_LOSS_S = (
-    8.0  # in which all workers of a machine that fell silent are noticed; a rank is silent for longer before it counts
-)
+SAME_LOSS_S = 8.0  # in which all workers of a machine that fell silent are noticed; less than a rank may be silent
 SILENT_RETURN_TIMEOUT_S = 1.0  # and of those that fell silent, which were waited for long enough
 
 log = logging.getLogger("parml.boosting")
