@@ -17,7 +17,7 @@ demo: $(VENV)/.demo  ## a cluster, one model on 336,776 real flights, a cross-va
 
 test: $(VENV)/.test  ## every test
 	@sh tests/install-system-packages
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.test  ## before each commit, under two minutes: lint, types, contracts, unit tests, 300 simulator seeds
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint types contracts seeds unit
@@ -35,7 +35,7 @@ contracts:
 	$(BIN)/lint-imports --no-logo
 
 unit:
-	$(BIN)/python -m pytest -q -m "not slow and not browser" tests/parml_core tests/test_packaging.py
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not browser" tests/parml_core tests/test_packaging.py
 
 seeds:
 	$(BIN)/python -m parml_core.testing.sim --seeds 300

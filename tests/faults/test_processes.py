@@ -362,6 +362,7 @@ def test_worker_of_a_rank_killed_ends_the_rank(scene: Scene) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_two_hundred_cycles_leak_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Descriptors, threads, children, files and shared memory are as many as before."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
