@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import socket
+import stat
 import sys
 import traceback
 from collections.abc import Callable
@@ -130,16 +131,28 @@ def _adjust_libraries(threads: int) -> None:
 
 def own_memory_of(pid: int) -> int:
     """
-    Resident bytes that are the process's own.
+    Bytes of memory that are the process's own: private pages, and the segments that it has made (`store.shared`).
 
-    Without shared pages: libraries, and values in shared memory, of which every reader on the host maps the same pages.
+    Without libraries, and without the segments of others, whose pages it maps as every reader on the host does.
     """
     try:
         with open(f"/proc/{pid}/statm", "rb") as file:
             _, resident, shared, *_ = file.read().split()
     except OSError:
         return 0
-    return (int(resident) - int(shared)) * _PAGE_BYTES
+    return (int(resident) - int(shared)) * _PAGE_BYTES + _segment_bytes_of(pid)
+
+
+def _segment_bytes_of(pid: int) -> int:
+    """Of the files in memory that the process has open for writing, as who made them has, unlike who has borrowed them."""
+    total, folder = 0, f"/proc/{pid}/fd"
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            with contextlib.suppress(OSError):  # closed meanwhile
+                path = f"{folder}/{name}"
+                if os.readlink(path).startswith("/memfd:parml") and os.lstat(path).st_mode & stat.S_IWUSR:
+                    total += os.stat(path).st_blocks * 512
+    return total
 
 
 def how_it_ended(code: int) -> str:

@@ -21,6 +21,7 @@ from parml_core.client import Client, LocalCluster
 from parml_core.graph import Hints
 from parml_core.protocol.messages import Loan
 from parml_core.protocol.serialize import loads
+from parml_core.runtime.forking import own_memory_of
 from parml_core.store.memory import Entry
 from parml_core.store.shared import Segment, this_place
 
@@ -132,6 +133,19 @@ def test_entry_without_a_descriptor_left_is_sent(monkeypatch: pytest.MonkeyPatch
     serialized, loan = Entry(np.arange(BIG)).lend()
     assert loan is None
     assert loads(serialized.head, serialized.buffers).sum() == sum(range(BIG))
+
+
+def test_memory_of_a_process_has_the_segments_that_it_made_and_not_those_of_others() -> None:
+    """A worker does not get round its memory limit by lending what it holds; a reader is not charged for the same pages."""
+    mine = 50 * 2**20
+    before = own_memory_of(os.getpid())
+    segment = Segment.of([memoryview(bytearray(2**20))] * 50)
+    assert own_memory_of(os.getpid()) - before == pytest.approx(mine, rel=0.1)
+    borrowed = Segment.borrow(segment.loan(), keep=True)
+    assert sum(bytes(buffer[:1])[0] for buffer in borrowed.buffers) == 0  # touched
+    del segment
+    assert own_memory_of(os.getpid()) - before < mine / 10
+    assert borrowed.nbytes == mine
 
 
 # --- between processes -------------------------------------------------------------------------------------------------
