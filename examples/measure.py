@@ -24,7 +24,7 @@ class Report:
     values: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     peak_bytes: int = 0
-    step_bytes: dict[str, tuple[int, int]] = field(default_factory=dict)  # by step the least and the most that was seen
+    step_bytes: dict[str, tuple[int, int]] = field(default_factory=dict)  # by step what was seen last, and the most
     returncode: int = 0
     error_text: str = ""
 
@@ -98,8 +98,7 @@ def run_watched(command: list[str], on_step: Callable[[str], None]) -> Report:
                 before, used = step, memory_of(list(watched))
                 report.peak_bytes = max(report.peak_bytes, used)
                 if before == step:
-                    least, most = report.step_bytes.get(step, (used, used))
-                    report.step_bytes[step] = min(least, used), max(most, used)
+                    report.step_bytes[step] = used, max(report.step_bytes.get(step, (0, 0))[1], used)
 
         errors: list[str] = []
         assert process.stdout is not None and process.stderr is not None
