@@ -77,7 +77,7 @@ CASES: dict[str, tuple[dict[str, Any], Any, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("n", [1, 3, 7])
+@pytest.mark.parametrize("n", [1, 7, 64])
 @pytest.mark.parametrize("case", CASES)
 def test_train_in_any_partitions_grows_the_trees_of_plain_xgboost(engine: Engine, case: str, n: int) -> None:
     """Same dump, same history, same bytes, for each objective, booster and tree method, and any number of partitions."""
