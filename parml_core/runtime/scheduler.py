@@ -136,7 +136,9 @@ class Scheduler:
             peer = self._peers.get(id)
             if peer is not None:
                 peer.say(messages)
-                if type(messages[-1]) is not Free:  # which nobody waits for: that goes at the end of this turn
+                if any(
+                    type(message) is not Free for message in messages
+                ):  # nobody waits for that: the end of this turn will do
                     peer.flush()  # the kernel has put together what belongs together
 
     async def _tick(self) -> None:

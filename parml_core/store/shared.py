@@ -126,7 +126,8 @@ class Segment:
         OSError
             It is not there any more, or its owner is out of reach.
         """
-        fd = os.open(f"/proc/{loan.pid}/fd/{loan.fd}", os.O_RDONLY | os.O_CLOEXEC)
+        # By now the descriptor may be a pipe, which without O_NONBLOCK would be waited for.
+        fd = os.open(f"/proc/{loan.pid}/fd/{loan.fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             found = os.fstat(fd)
             if found.st_ino != loan.inode or found.st_size != _layout(loan.lengths)[1]:
@@ -150,7 +151,7 @@ def share(value: Serialized) -> Serialized:
 
     A large pickle has to be read before it is of use: shared, it would be there beside what was read.
     """
-    if value.segment is not None or value.head == b"" or sum(map(nbytes_of, value.buffers)) < SHARED_BYTES:
+    if value.segment is not None or value.head == b"" or value.nbytes - len(value.head) < SHARED_BYTES:
         return value
     try:
         segment = Segment.of(value.buffers)

@@ -229,7 +229,7 @@ def test_interrupted_search_returns_the_candidates_that_are_done() -> None:
 @pytest.mark.parametrize("kind", ["grid", "halving", "hyperband"])
 def test_progress_line_ends_with_all_done_and_the_best_score(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     """On stderr; and results are as without."""
-    pytest.importorskip("rich")
+    pytest.importorskip("rich", reason="rich is not installed: nothing can show a line")
     tree = DecisionTreeClassifier(random_state=0)
     make = {
         "grid": lambda **more: GridSearchCV(tree, GRID, cv=3, **more),

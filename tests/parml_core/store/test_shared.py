@@ -92,6 +92,17 @@ def test_segment_that_is_gone_is_never_taken_for_another_file() -> None:
         Segment.borrow(Loan(1 << 30, 0, 0, [1]), keep=False)
 
 
+def test_segment_whose_descriptor_is_a_pipe_by_now_is_not_waited_for() -> None:
+    """Opening the end of a pipe that nobody writes to would never return."""
+    reading, writing = os.pipe()
+    os.close(writing)
+    try:
+        with pytest.raises(FileNotFoundError, match="another file"):
+            Segment.borrow(Loan(os.getpid(), reading, 0, [1]), keep=False)
+    finally:
+        os.close(reading)
+
+
 def test_segments_are_closed_with_the_last_who_has_them() -> None:
     """Descriptors with their objects, memory with the last array that lies in it."""
     gc.collect()
