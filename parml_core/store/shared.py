@@ -126,7 +126,7 @@ class Segment:
         OSError
             It is not there any more, or its owner is out of reach.
         """
-        # By now the descriptor may be a pipe, which without O_NONBLOCK would be waited for.
+        # By now the descriptor may be a FIFO, whose writer would be waited for without O_NONBLOCK.
         fd = os.open(f"/proc/{loan.pid}/fd/{loan.fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             found = os.fstat(fd)

@@ -92,10 +92,10 @@ def test_segment_that_is_gone_is_never_taken_for_another_file() -> None:
         Segment.borrow(Loan(1 << 30, 0, 0, [1]), keep=False)
 
 
-def test_segment_whose_descriptor_is_a_pipe_by_now_is_not_waited_for() -> None:
-    """Opening the end of a pipe that nobody writes to would never return."""
-    reading, writing = os.pipe()
-    os.close(writing)
+def test_segment_whose_descriptor_is_a_fifo_by_now_is_not_waited_for(tmp_path: Path) -> None:
+    """Opening one that nobody writes to would never return."""
+    os.mkfifo(tmp_path / "fifo")
+    reading = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
     try:
         with pytest.raises(FileNotFoundError, match="another file"):
             Segment.borrow(Loan(os.getpid(), reading, 0, [1]), keep=False)
