@@ -6,11 +6,22 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+
+import psutil
 
 seen: set[int] = set()
 """The processes that have reported in this test."""
+
+
+def still_alive(pids: Iterable[int], timeout_s: float) -> list[psutil.Process]:
+    """Those of these processes that have not ended when the time is over."""
+    processes = []
+    for pid in pids:
+        with suppress(psutil.NoSuchProcess):  # it may end between any question and the next
+            processes.append(psutil.Process(pid))
+    return psutil.wait_procs(processes, timeout=timeout_s)[1]
 
 
 def report(port: int, rank: int, stage: str) -> None:

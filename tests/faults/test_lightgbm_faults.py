@@ -15,12 +15,11 @@ from typing import Any
 import lightgbm as lgb
 import numpy as np
 import pandas as pd
-import psutil
 import pytest
 
 import parml.lightgbm as pl
 from parml_core.errors import GangError, TaskCancelled
-from tests.faults.observer import Observer, report, seen
+from tests.faults.observer import Observer, report, seen, still_alive
 
 _rng = np.random.default_rng(5)
 ROWS = 2001  # rank 0 of two has one row more, by which it is known
@@ -82,8 +81,7 @@ def no_rank_left() -> Iterator[None]:
     """When a test is over no process of any rank is left, however its training has ended."""
     seen.clear()
     yield
-    _, alive = psutil.wait_procs([psutil.Process(pid) for pid in seen if psutil.pid_exists(pid)], timeout=5)
-    assert not alive
+    assert not still_alive(seen, timeout_s=5)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import xgboost as xgb
 
@@ -26,7 +25,7 @@ from parml.xgboost.train import _Training
 from parml_core.engine.inline import InlineEngine
 from parml_core.errors import ClusterError, GangError, TaskCancelled
 from parml_core.graph import Graph, Hints, Task
-from tests.faults.observer import Observer, report, seen
+from tests.faults.observer import Observer, report, seen, still_alive
 
 _rng = np.random.default_rng(5)
 X = _rng.normal(size=(2000, 4)).astype("f4")
@@ -67,8 +66,7 @@ def no_rank_left() -> Iterator[None]:
     """When a test is over no process of any rank is left, however its training has ended."""
     seen.clear()
     yield
-    _, alive = psutil.wait_procs([psutil.Process(pid) for pid in seen if psutil.pid_exists(pid)], timeout=5)
-    assert not alive
+    assert not still_alive(seen, timeout_s=5)
 
 
 @pytest.fixture(scope="module")
