@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from parml.collections import compute, persist
 from parml.delayed import delayed  # not lazily: the import system would later put the module in the place of the function
 from parml.doctor import doctor  # the same; what it needs is loaded when it is called
+from parml_core.engine.registry import foresee
 
 if TYPE_CHECKING:
     from parml.client import Client
@@ -52,3 +53,4 @@ def _register_joblib_backend() -> None:
 
 
 _register_joblib_backend()
+foresee("parml", everywhere=True)

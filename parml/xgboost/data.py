@@ -16,14 +16,16 @@ from parml.collections import compute, is_collection
 from parml.data import Partitions
 from parml.from_dask import as_collection
 from parml.schema import Schema
-from parml.tables import concatenate, row_count
+from parml.tables import concatenate, library_of, row_count
 from parml.xgboost.categories import CategoriesByColumn, recoded
 from parml.xgboost.external import Stored
 from parml_core.engine.base import Engine
 from parml_core.engine.registry import resolve
 from parml_core.errors import InputError
+from parml_core.sizeof import sizeof
 
 _FIELDS = {"X": "data", "y": "label"}  # the others have xgboost's own names
+JOINED_BYTES = 64 << 20  # pandas frames of less are joined: xgboost looks at each column of each batch four times
 _XGBOOST_TYPES = {"bool": "i", "int": "int", "float": "float", "category": "c"}
 
 
@@ -70,8 +72,8 @@ class MatrixSpec:
         """
         One matrix of several partitions.
 
-        A quantised one reads them one by one and never joins them; with a prefix for files, `pages`, it is in these. One that
-        is not has to be built from the joined rows: fed by an iterator, xgboost's other tree methods grow other trees.
+        A quantised one reads them one by one, and joins only small frames; with a prefix for files, `pages`, it is in these.
+        One that is not has to be built from the joined rows: fed by an iterator, xgboost's other tree methods grow other trees.
         """
         options: dict[str, Any] = {"missing": self.missing, "nthread": nthread, "enable_categorical": self.enable_categorical}
         features = _features(self.feature_names, self.feature_types)
@@ -83,14 +85,23 @@ class MatrixSpec:
         if pages is not None:
             matrix = xgb.ExtMemQuantileDMatrix(_BatchIter(batches, features, pages), max_bin=self.max_bin, ref=ref, **options)
         elif quantised:
+            batches = [_joined(batches)] if _quickly_joined(batches) else batches
             matrix = xgb.QuantileDMatrix(_BatchIter(batches, features), max_bin=self.max_bin, ref=ref, **options)
         else:
-            whole = {name: concatenate([batch[name] for batch in batches]) for name in batches[0]}
-            matrix = xgb.DMatrix(**_as_arguments(whole), **features, **options)
+            matrix = xgb.DMatrix(**_as_arguments(_joined(batches)), **features, **options)
         set_groups(matrix)
         if self.feature_weights is not None:
             matrix.set_info(feature_weights=self.feature_weights)
         return matrix
+
+
+def _quickly_joined(batches: Sequence[Batch]) -> bool:
+    frames = [batch["X"] for batch in batches]
+    return library_of(frames[0]) == "pandas" and sum(sizeof(frame) for frame in frames) <= JOINED_BYTES
+
+
+def _joined(batches: Sequence[Batch]) -> Batch:
+    return {name: concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def _without_groups(batches: Sequence[Batch]) -> tuple[Sequence[Batch], Callable[[xgb.DMatrix], None]]:

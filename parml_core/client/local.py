@@ -94,7 +94,7 @@ class LocalCluster:
             folder = tempfile.mkdtemp(prefix="parml-")  # of mode 0700
             owned.callback(shutil.rmtree, folder, ignore_errors=True)
             self.scheduler_file = os.path.join(folder, "scheduler.json")
-            self._supervisor = supervise(folder)
+            self._supervisor = supervise(folder, foreseen(everywhere=True))
             owned.callback(self._supervisor.close)
             self._start(SchedulerSpec(secret=self.secret, dashboard_port=dashboard_port, settings=chosen))
             start_workers(

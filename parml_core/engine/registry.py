@@ -15,7 +15,7 @@ __all__ = ["current_engine", "explicit_engine", "foresee", "foreseen", "resolve"
 _default: Engine | None = None
 _of_process: ThreadsEngine | None = None
 _making = threading.Lock()
-_foreseen: dict[str, None] = {}
+_foreseen: dict[str, bool] = {}
 
 
 def set_default(engine: Engine | None) -> None:
@@ -49,26 +49,28 @@ def current_engine() -> Engine:
         return _of_process
 
 
-def foresee(module: str) -> None:
+def foresee(module: str, *, everywhere: bool = False) -> None:
     """
-    Whoever uses this process will need `module` in ranks of gangs: a cluster that it starts imports it when it has time.
+    Whoever uses this process will need `module` on a cluster that it starts, which imports it before it is waited for.
 
-    A trainer calls it when it is imported itself. The first training then does not wait for its library.
+    A trainer calls it when it is imported itself: the processes of ranks need it, and a cluster imports it when it has time, so
+    that the first training does not wait for its library. What every process needs (`everywhere`), and is light, a cluster
+    imports once, before it starts any.
     """
-    _foreseen[module] = None
+    _foreseen[module] = everywhere
 
 
-def foreseen() -> list[str]:
+def foreseen(*, everywhere: bool = False) -> list[str]:
     """
     The modules that `foresee` was told.
 
     Examples
     --------
     >>> foresee("json")
-    >>> "json" in foreseen()
-    True
+    >>> "json" in foreseen(), "json" in foreseen(everywhere=True)
+    (True, False)
     """
-    return list(_foreseen)
+    return [module for module, needed_everywhere in _foreseen.items() if needed_everywhere is everywhere]
 
 
 def resolve(engine: Any) -> Engine:
