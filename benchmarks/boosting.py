@@ -4,8 +4,8 @@ Training and prediction beside the plain libraries and their Dask modules, on on
 Each variant is a program of its own: it brings the data to where its library wants it (an array in this process, chunks in
 two workers of one thread), says so, and then trains, with two threads in all. Seconds count from there to a model in the
 caller; memory is what all processes of the variant occupy at most during the training beyond what they did before it, as a
-multiple of the data. Variants take turns, round after round, each round in another order. Medians, and their ratios to the
-plain library.
+multiple of the data, in a round of its own. Variants take turns, round after round, each round in another order. Medians, and
+their ratios to the plain library.
 
 Several hosts are network namespaces of this machine (which takes root and iproute2) with a worker of one thread on each, and
 share its processors; the plain libraries keep their two threads.
@@ -388,13 +388,15 @@ VARIANTS: dict[str, Callable[[Any, int, int], None]] = {
 
 
 def measure(names: list[str], data: str, options: argparse.Namespace) -> dict[str, list[Report]]:
+    """Of each variant a report of every round, and one more of a round for memory alone: to look at it takes time itself."""
     reports: dict[str, list[Report]] = {name: [] for name in names}
-    for turn in range(options.rounds):
+    for turn in range(options.rounds + 1):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            print(f"{data}, round {turn + 1} of {options.rounds}: {name}", file=sys.stderr)
+            for_memory = turn == options.rounds
+            print(f"{data}, {'memory' if for_memory else f'round {turn + 1} of {options.rounds}'}: {name}", file=sys.stderr)
             arguments = ["--variant", name, "--data", data, "--rows", str(options.rows), "--trees", str(options.trees)]
             command = [sys.executable, __file__, *arguments, "--folder", str(options.folder), "--hosts", str(options.hosts)]
-            report = run_watched(command, lambda step: None)
+            report = run_watched(command, lambda step: None, memory=for_memory)
             if report.returncode:
                 sys.exit(f"{name} on {data} ended with {report.returncode}:\n{report.error_text}")
             reports[name].append(report)
@@ -407,9 +409,9 @@ def rows_of(reports: dict[str, list[Report]]) -> dict[str, dict[str, float | Non
     sizes = [r.values["data_bytes"] for of in reports.values() for r in of if "data_bytes" in r.values]
     for name, of in reports.items():
         row: dict[str, float | None] = {
-            key: statistics.median(report.values[key] for report in of) for key in ("train_s", "predict_s", "few_s", "auc")
+            key: statistics.median(report.values[key] for report in of[:-1]) for key in ("train_s", "predict_s", "few_s", "auc")
         }
-        extra = statistics.median(report.step_bytes["train"][1] - report.step_bytes["loaded"][0] for report in of)
+        extra = of[-1].step_bytes["train"][1] - of[-1].step_bytes["loaded"][0]
         row["memory"] = extra / sizes[0] if sizes else None
         plain = rows.get("xgboost" if "xgboost" in name else "lightgbm")
         row["train_over_plain"] = row["train_s"] / plain["train_s"] if plain else None  # type: ignore[operator]
@@ -460,9 +462,6 @@ def main() -> None:
     unknown = sorted({*options.data.split(","), *names} - {*DATA, *VARIANTS})
     if unknown:
         parser.error(f"expected data among {', '.join(DATA)} and variants among {', '.join(VARIANTS)}, found {unknown}")
-    os.environ.setdefault(
-        "OMP_WAIT_POLICY", "PASSIVE"
-    )  # see docs/performance.md: spinning threads measure the machine's other work
     if version("distributed") == "absent":
         names = [name for name in names if "dask" not in name]
         print("without the Dask modules: `pip install parml[bench]` brings dask and distributed", file=sys.stderr)

@@ -75,7 +75,7 @@ def _files_in_memory(pid: int) -> dict[int, int]:
     return found
 
 
-def run_watched(command: list[str], on_step: Callable[[str], None]) -> Report:
+def run_watched(command: list[str], on_step: Callable[[str], None], *, memory: bool = True) -> Report:
     """
     Run a program to its end while its memory is sampled.
 
@@ -85,6 +85,8 @@ def run_watched(command: list[str], on_step: Callable[[str], None]) -> Report:
         Its standard output is JSON lines. ``{"step": text}`` goes to `on_step`; ``{"pids": [...]}`` names processes that it
         uses without having started them; everything else is collected into ``Report.values``.
     on_step : callable
+    memory : bool
+        Sampling takes a processor's time: without it, seconds are those of the program alone.
     """
     report = Report()
     began = time.perf_counter()
@@ -105,7 +107,8 @@ def run_watched(command: list[str], on_step: Callable[[str], None]) -> Report:
         reader = threading.Thread(target=errors.extend, args=(process.stderr,))
         sampler = threading.Thread(target=sample)
         reader.start()
-        sampler.start()
+        if memory:
+            sampler.start()
         try:
             for line in process.stdout:
                 if not line.startswith("{"):  # printed by a library, not by say()
@@ -121,7 +124,8 @@ def run_watched(command: list[str], on_step: Callable[[str], None]) -> Report:
             report.returncode = process.wait()
             report.seconds = time.perf_counter() - began
             ended.set()
-            sampler.join()
+            if memory:
+                sampler.join()
             reader.join()
     report.error_text = "".join(errors)
     return report
