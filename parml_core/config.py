@@ -58,10 +58,13 @@ class WorkerSettings:
         Time between two heartbeats; has to be well below the scheduler's `worker_timeout_s`.
     rank_timeout_s : float
         A rank whose process was silent for so long is killed, and its gang ends.
+    reconnect_s : float
+        A worker that was cut off from its scheduler tries for so long to reach it, and then joins anew.
     """
 
     heartbeat_s: float = _bounded(1.0, low=0.01)
     rank_timeout_s: float = _bounded(10.0, low=0.1)
+    reconnect_s: float = _bounded(300.0, low=0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from parml_core.comm.base import Comm, Credentials, Limits, Listener, OnComm, my
 from parml_core.protocol.messages import Hello
 from parml_core.typing import Address
 
-__all__ = ["Comm", "Credentials", "Limits", "Listener", "OnComm", "connect", "listen", "my_versions"]
+__all__ = ["Comm", "Credentials", "Limits", "Listener", "OnComm", "connect", "listen", "listens", "my_versions"]
 
 _LIMITS = Limits()
 
@@ -112,3 +112,27 @@ async def listen(
         limits=limits,
         allow_insecure=allow_insecure,
     )
+
+
+async def listens(address: Address, *, within_s: float) -> bool:
+    """
+    Whether anybody listens at `address`, asked until there is an answer or the time is over; with what secret is not asked.
+
+    Parameters
+    ----------
+    address : str
+    within_s : float
+
+    Returns
+    -------
+    bool
+        False: nobody does, or nothing there could be reached.
+
+    Examples
+    --------
+    >>> import asyncio
+    >>> asyncio.run(listens("tcp://127.0.0.1:1", within_s=5.0))
+    False
+    """
+    scheme, where = split_address(address)
+    return await tcp.listens(where, within_s) if scheme == "tcp" else inproc.listens(where)

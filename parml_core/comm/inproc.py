@@ -185,6 +185,11 @@ async def connect(where: str, *, credentials: Credentials, hello: Hello, limits:
     return ours
 
 
+def listens(where: str) -> bool:
+    """Whether there is a listener of that name."""
+    return where in _listeners
+
+
 async def listen(
     where: str,
     on_comm: OnComm,

@@ -28,11 +28,12 @@ from parml_core.protocol.frames import LARGE_BYTES, Frame, Parser, encode
 from parml_core.protocol.messages import Hello
 from parml_core.typing import Address, Buffer
 
-__all__ = ["TCPComm", "TCPListener", "connect", "listen"]
+__all__ = ["TCPComm", "TCPListener", "connect", "listen", "listens"]
 
 log = logging.getLogger(__name__)
 
 _BACKLOG = 1024
+_TRY_S = 3.0  # a system that hears nothing asks again after 1 s and 3 s, and then ever more rarely
 _MAX_STRANGERS: Final = 64
 _GRACE_S = 0.02  # many times what an honest handshake takes on a local network
 _NO_RESOURCES_PAUSE_S = 0.5
@@ -162,6 +163,24 @@ async def connect(where: str, *, credentials: Credentials, hello: Hello, timeout
             f"expected a parml peer at {host}:{port} to answer within {timeout_s:g} s, found none that did; "
             "check that it runs, and that nothing between here and there drops connections"
         ) from None
+
+
+async def listens(where: str, within_s: float) -> bool:
+    """Whether anybody listens at ``host:port``, asked until there is an answer: a connection, or that nobody does."""
+    host, port = _split(where)
+    end = asyncio.get_running_loop().time() + within_s
+    while (left_s := end - asyncio.get_running_loop().time()) > 0:
+        try:
+            async with asyncio.timeout(min(left_s, _TRY_S)):
+                _, writer = await asyncio.open_connection(host, port)
+        except ConnectionRefusedError:
+            return False
+        except OSError:  # no way there, or no answer: the network may come back
+            await asyncio.sleep(min(left_s, _TRY_S) / 3)
+        else:
+            writer.close()
+            return True
+    return False
 
 
 async def _prove(host: str, port: int, credentials: Credentials) -> _Stream:

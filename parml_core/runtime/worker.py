@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from parml_core.comm import connect, listen
+from parml_core.comm import connect, listen, listens
 from parml_core.comm.base import Comm, Credentials, my_versions
 from parml_core.config import Settings
 from parml_core.engine.base import Engine, WorkerInfo
@@ -169,7 +169,9 @@ class Worker:
             while True:
                 self._handle(await self._scheduler.receive())
         except ParmlError as error:
-            self.stop(f"the connection to the scheduler was lost: {error}")
+            # A scheduler that is still there took this worker for lost, or will: what it holds is computed anew elsewhere.
+            rejoin = await listens(self.spec.scheduler, within_s=self.settings.worker.reconnect_s)
+            self.stop(f"the connection to the scheduler was lost: {error}", rejoin=rejoin)
 
     async def _send_heartbeats(self) -> None:
         self._process.cpu_percent()

@@ -17,6 +17,7 @@ import xgboost as xgb
 import parml.lightgbm as pl
 import parml.xgboost as px
 from parml_core.errors import GangError
+from parml_core.graph import Hints
 from tests.hosts.conftest import workers_on
 from tests.hosts.holding import Hold, HoldInXgboost, held, until
 from tests.hosts.network import Cluster, Host, Network
@@ -146,3 +147,18 @@ def test_cable_cut_without_restarts_raises_soon_and_names_the_worker(
             (tmp_path / "go").touch()
             hosts_to_lose[2].mend_cable()
             cluster.restart(hosts_to_lose[2])
+
+
+def test_worker_whose_cable_is_mended_comes_back_by_itself(cluster: Cluster, hosts_to_lose: list[Host]) -> None:
+    """As another incarnation of the same name, since what it held was computed anew elsewhere; and it works again."""
+    victim = hosts_to_lose[1]
+    before = cluster.workers_of(victim)
+    victim.cut_cable()
+    try:
+        until(lambda: not cluster.workers_of(victim), "the worker to be taken for lost")
+    finally:
+        victim.mend_cable()
+    until(lambda: len(cluster.workers_of(victim)) == len(before), "the worker to come back")
+    after = cluster.workers_of(victim)
+    assert not {*before} & {*after}
+    assert cluster.client.submit(pow, 2, 5, hints=Hints(where=tuple(after))).result(20) == 32
