@@ -4,8 +4,8 @@ joblib's backends beside parml's, two processes of one thread each, in one run.
 Five programs that use joblib: 20,000 calls that do nothing; 2,000 calls of about 2 ms in numpy; a random forest on 20,000 × 30;
 scikit-learn's own grid search over 48 candidates × 5 folds on digits; a cross-validation on an array of 200 MiB. Each runs with
 each backend in a process of its own: once on a little, uncounted, so that workers are up and have imported what they need,
-and then as a whole. Memory is what all processes occupy at most during that beyond what they did before it. Variants take
-turns, round after round, each round in another order. Medians, and their ratios to loky's.
+and then as a whole. Memory is what all processes occupy at most during that beyond what they did before it, looked at in a
+round of its own. Variants take turns, round after round, each round in another order. Medians, and their ratios to loky's.
 
     python benchmarks/joblib_backends.py [--rounds 3] [--only parml,loky] [--programs calls,forest] [--json FILE]
 """
@@ -159,13 +159,15 @@ def run(backend: str, program: str) -> None:
 
 
 def measure(backends: list[str], programs: list[str], rounds: int) -> dict[str, dict[str, list[Report]]]:
+    """Of each program and backend a report of every round, and one more of a round for memory alone."""
     reports: dict[str, dict[str, list[Report]]] = {program: {name: [] for name in backends} for program in programs}
     for program in programs:
-        for turn in range(rounds):
+        for turn in range(rounds + 1):
+            for_memory = turn == rounds
             for name in backends[turn % len(backends) :] + backends[: turn % len(backends)]:
-                print(f"{program}, round {turn + 1} of {rounds}: {name}", file=sys.stderr)
+                print(f"{program}, {'memory' if for_memory else f'round {turn + 1} of {rounds}'}: {name}", file=sys.stderr)
                 command = [sys.executable, __file__, "--variant", f"{name}/{program}"]
-                report = run_watched(command, lambda step: None)
+                report = run_watched(command, lambda step: None, memory=for_memory)
                 if report.returncode:
                     print(f"{name} ended with {report.returncode}:\n{report.error_text[-2000:]}", file=sys.stderr)
                 else:
@@ -175,8 +177,9 @@ def measure(backends: list[str], programs: list[str], rounds: int) -> dict[str, 
 
 def row_of(reports: list[Report]) -> tuple[float, float]:
     """Median seconds, and MiB beyond those before."""
-    extra = [report.step_bytes.get("work", (0, 0))[1] - report.step_bytes["ready"][0] for report in reports]
-    return statistics.median(report.values["seconds"] for report in reports), max(statistics.median(extra), 0) / 2**20
+    *timed, watched = reports
+    extra = watched.step_bytes.get("work", (0, 0))[1] - watched.step_bytes["ready"][0]
+    return statistics.median(report.values["seconds"] for report in timed), max(extra, 0) / 2**20
 
 
 def main() -> None:
