@@ -105,15 +105,16 @@ class _Pickler(cloudpickle.Pickler):
         self._values: list[Any] = []  # also keeps them alive, so that their ids stay theirs
         self._numbers: dict[int, int] = {}
 
-    def persistent_id(self, value: Any) -> Any:
+    def reducer_override(self, value: Any) -> Any:
+        """Called for what is no plain number, text or container, unlike `persistent_id`, which would see each of many calls."""
         cls = type(value)
-        kind = _kinds[cls] if cls in _kinds else kind_of(cls)  # called for every object in a batch
+        kind = _kinds[cls] if cls in _kinds else kind_of(cls)
         if kind is None or kind.nbytes(value) < self._share_from_bytes:
-            return None
+            return super().reducer_override(value)
         number = self._numbers.setdefault(id(value), len(self._values))
         if number == len(self._values):
             self._values.append(value)
-        return (number, value.format, value.shape) if cls is memoryview else number
+        return left_out, (number, value.format, value.shape) if cls is memoryview else (number,)
 
     def found(self) -> tuple[dict[int, Any], dict[int, Any]]:
         """What was left out: values that somebody else holds too, and those that only pickling has made."""
@@ -231,12 +232,19 @@ class _Unpickler(pickle.Unpickler):
         self._shared, self._private = shared, private
         self._seen: dict[int, Any] = {}
 
-    def persistent_load(self, pid: Any) -> Any:
-        number, *layout = pid if type(pid) is tuple else (pid,)
+    def find_class(self, module: str, name: str) -> Any:
+        return self._put_back if (module, name) == (__name__, left_out.__name__) else super().find_class(module, name)
+
+    def _put_back(self, number: int, *layout: Any) -> Any:
         if number not in self._seen:
             value = self._private[number] if number in self._private else _guarded(self._shared[number])
             self._seen[number] = _view(value, *layout) if layout else value
         return self._seen[number]
+
+
+def left_out(number: int, *layout: Any) -> Any:
+    """Stands in a pickled batch for a large value; whoever unpickles it has the values."""
+    raise SerializationError("expected a batch of joblib's calls to be unpickled by parml's task, found another reader")
 
 
 def _view(data: bytes, layout: Any, shape: tuple[int, ...]) -> memoryview:
