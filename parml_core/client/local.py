@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import tempfile
 import warnings
 import weakref
 from collections.abc import Mapping, Sequence
@@ -14,7 +12,7 @@ from typing import Any, Literal
 from parml_core.comm.base import Credentials
 from parml_core.config import resolve
 from parml_core.deploy.host import SCHEDULER, start_scheduler, start_workers, supervise
-from parml_core.deploy.scheduler_file import SchedulerFile, write_scheduler_file
+from parml_core.deploy.scheduler_file import SchedulerFile, unnamed_scheduler_file
 from parml_core.engine.registry import foreseen
 from parml_core.runtime.machine import memory_limit as limit_of
 from parml_core.runtime.machine import shape
@@ -66,6 +64,7 @@ class LocalCluster:
     """
 
     scheduler_address: str
+    scheduler_file: str
     dashboard_url: str | None
     scheduler_pid: int
 
@@ -91,12 +90,9 @@ class LocalCluster:
         owned = contextlib.ExitStack()
         self._finalizer = weakref.finalize(self, _close, owned, os.getpid())
         try:
-            folder = tempfile.mkdtemp(prefix="parml-")  # of mode 0700
-            owned.callback(shutil.rmtree, folder, ignore_errors=True)
-            self.scheduler_file = os.path.join(folder, "scheduler.json")
-            self._supervisor = supervise(folder, foreseen(everywhere=True))
+            self._supervisor = supervise(foreseen(everywhere=True))
             owned.callback(self._supervisor.close)
-            self._start(SchedulerSpec(secret=self.secret, dashboard_port=dashboard_port, settings=chosen))
+            self._start(owned, SchedulerSpec(secret=self.secret, dashboard_port=dashboard_port, settings=chosen))
             start_workers(
                 self._supervisor,
                 [
@@ -139,10 +135,11 @@ class LocalCluster:
         state = "closed" if self.closed else f"{len(self.worker_pids())} workers"
         return f"LocalCluster({getattr(self, 'scheduler_address', 'starting')}, {state})"
 
-    def _start(self, spec: SchedulerSpec) -> None:
+    def _start(self, owned: contextlib.ExitStack, spec: SchedulerSpec) -> None:
         ready = start_scheduler(self._supervisor, spec)
         self.scheduler_address, self.dashboard_url, self.scheduler_pid = ready.address, ready.dashboard, ready.pid
-        write_scheduler_file(self.scheduler_file, SchedulerFile(ready.address, self.secret, ready.dashboard))
+        fd, self.scheduler_file = unnamed_scheduler_file(SchedulerFile(ready.address, self.secret, ready.dashboard))
+        owned.callback(os.close, fd)
         if spec.dashboard_port and ready.dashboard and f":{spec.dashboard_port}/" not in ready.dashboard:
             warnings.warn(f"port {spec.dashboard_port} is in use: the dashboard is at {ready.dashboard}", stacklevel=3)
 

@@ -17,9 +17,9 @@ SCHEDULER = "scheduler"
 START_TIMEOUT_S = 30.0
 
 
-def supervise(folder: str = "", modules: Sequence[str] = ()) -> Supervisor:
-    """A nanny that has imported what a scheduler and a worker need, and `modules`, and removes `folder` at its end."""
-    return Supervisor([ENTRIES, *modules], folder)
+def supervise(modules: Sequence[str] = ()) -> Supervisor:
+    """A nanny that has imported what a scheduler and a worker need, and `modules`."""
+    return Supervisor([ENTRIES, *modules])
 
 
 def start_scheduler(supervisor: Supervisor, spec: SchedulerSpec, *, timeout_s: float = START_TIMEOUT_S) -> Ready:

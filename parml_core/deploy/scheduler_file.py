@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,7 +67,6 @@ def write_scheduler_file(path: str | Path, contact: SchedulerFile) -> None:
     'tcp://127.0.0.1:8786'
     """
     path = Path(path)
-    content = _Content(contact.address, contact.credentials.to_hex(), contact.dashboard, my_versions())
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # of mode 0600
@@ -74,12 +74,35 @@ def write_scheduler_file(path: str | Path, contact: SchedulerFile) -> None:
         raise ConfigError(f"expected to write the scheduler file {path}, found {error}; choose another place for it") from error
     try:
         with os.fdopen(fd, "wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(content)) + b"\n")
+            file.write(_content_of(contact))
         os.replace(draft, path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(draft)
         raise
+
+
+def unnamed_scheduler_file(contact: SchedulerFile) -> tuple[int, str]:
+    """
+    A file that is in no directory, so that nothing is left of it however this process ends: its descriptor, and a path to it
+    for all processes of this user, as long as the descriptor is open.
+
+    Examples
+    --------
+    >>> fd, path = unnamed_scheduler_file(SchedulerFile("tcp://127.0.0.1:8786", b"0" * 32))
+    >>> read_scheduler_file(path).address
+    'tcp://127.0.0.1:8786'
+    >>> os.close(fd)
+    """
+    fd = os.memfd_create("parml-scheduler", os.MFD_CLOEXEC)
+    os.fchmod(fd, 0o600)
+    os.write(fd, _content_of(contact))
+    return fd, f"/proc/{os.getpid()}/fd/{fd}"
+
+
+def _content_of(contact: SchedulerFile) -> bytes:
+    content = _Content(contact.address, contact.credentials.to_hex(), contact.dashboard, my_versions())
+    return msgspec.json.format(msgspec.json.encode(content)) + b"\n"
 
 
 def read_scheduler_file(path: str | Path) -> SchedulerFile:
@@ -92,6 +115,8 @@ def read_scheduler_file(path: str | Path) -> SchedulerFile:
         There is no such file, or it is something else.
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
+            raise OSError("something that is no file")
         data = Path(path).read_bytes()
     except OSError as error:
         raise ConfigError(

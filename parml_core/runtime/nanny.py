@@ -14,7 +14,6 @@ import logging
 import os
 import select
 import selectors
-import shutil
 import signal
 import socket
 import sys
@@ -85,7 +84,6 @@ class Nanny:
     def __init__(self, control: socket.socket) -> None:
         self._pid = os.getpid()
         self._parent_pid = os.getppid()
-        self._folder = ""
         self._children: dict[int, _Child] = {}
         self._peers: list[_Peer] = []
         self._kill_at: float | None = None  # set: everything is ending, and at this time it is killed
@@ -123,8 +121,6 @@ class Nanny:
                 if self._foreseen and time.monotonic() - last_event >= IDLE_S and self._kill_at is None:
                     self._import_what_can_be(self._foreseen.popleft())
                 next_tick = time.monotonic() + TICK_S
-        if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
 
     # --- peers ---------------------------------------------------------------------------------------------------------
 
@@ -185,7 +181,6 @@ class Nanny:
 
     def _set_up(self, setup: Setup) -> None:
         self._parent_pid = setup.parent_pid
-        self._folder = setup.folder
         sys.path[:] = setup.path
         if setup.pythonpath is None:
             os.environ.pop("PYTHONPATH", None)

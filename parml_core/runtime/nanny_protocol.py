@@ -31,15 +31,12 @@ GRACE_S = 2.0
 class Setup(msgspec.Struct, tag=True):
     """
     The root's first message: who it is and where its modules lie. `preload` is imported while nobody waits.
-
-    `folder` holds the root's files. It is removed when everything has ended, also where the root cannot do that any more.
     """
 
     parent_pid: int
     path: list[str]
     pythonpath: str | None
     preload: list[str] = []
-    folder: str = ""
 
 
 class Spawn(msgspec.Struct, tag=True):
@@ -237,12 +234,11 @@ class Packets:
         self._unsent.clear()
 
 
-def launch(preload: Sequence[str] = (), folder: str = "") -> tuple[subprocess.Popen[bytes], Packets]:
+def launch(preload: Sequence[str] = ()) -> tuple[subprocess.Popen[bytes], Packets]:
     """
     Start a nanny: an interpreter of its own, in a session of its own, so that Ctrl-C at a terminal does not reach it.
 
     It finds modules as this process does, and ends with everything it forked when the socket closes or this process ends.
-    Then it removes `folder`, where one is given.
     """
     ours, theirs = Packets.pair()
     root = str(Path(__file__).resolve().parents[2])
@@ -258,7 +254,7 @@ def launch(preload: Sequence[str] = (), folder: str = "") -> tuple[subprocess.Po
             env=environment,
         )
     packets = Packets(ours, Event)
-    packets.send(Setup(os.getpid(), list(sys.path), pythonpath, list(preload), folder))
+    packets.send(Setup(os.getpid(), list(sys.path), pythonpath, list(preload)))
     return process, packets
 
 

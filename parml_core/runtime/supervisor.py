@@ -28,8 +28,6 @@ class Supervisor:
     ----------
     preload : sequence of str
         Modules that the nanny imports at once.
-    folder : str
-        Removed when all processes have ended, however this one ends.
 
     Attributes
     ----------
@@ -37,7 +35,7 @@ class Supervisor:
         The processes that live, by name. A snapshot: the thread makes a new one at each change.
     """
 
-    def __init__(self, preload: Sequence[str] = (), folder: str = "") -> None:
+    def __init__(self, preload: Sequence[str] = ()) -> None:
         self.pids: dict[str, int] = {}
         self._pid = os.getpid()
         self._answers: dict[int, Future[int]] = {}
@@ -46,7 +44,7 @@ class Supervisor:
         self._lock = threading.Lock()
         self._requests = 0
         self._closed = False
-        self._process, self._packets = launch(preload, folder)
+        self._process, self._packets = launch(preload)
         self._thread = threading.Thread(target=self._listen, name="parml-nanny-events", daemon=True)
         self._thread.start()
         _living.add(self)

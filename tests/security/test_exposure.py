@@ -274,16 +274,17 @@ def test_secret_is_in_no_log_and_in_no_file_but_its_own(tmp_path: Path) -> None:
     assert not list((tmp_path / "tmp").rglob("*"))
 
 
-def test_secret_lies_in_one_file_that_its_owner_alone_can_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secret_lies_in_no_folder_and_its_owner_alone_can_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the umask allows others."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     former = os.umask(0)
     try:
         with LocalCluster(1, dashboard_port=None) as cluster:
             holding = [path for path in tmp_path.rglob("*") if path.is_file() and cluster.secret.hex() in path.read_text()]
-            assert holding == [Path(cluster.scheduler_file)]
-            assert stat.S_IMODE(holding[0].stat().st_mode) == 0o600
-            assert stat.S_IMODE(holding[0].parent.stat().st_mode) == 0o700
+            assert holding == []
+            file = Path(cluster.scheduler_file)
+            assert cluster.secret.hex() in file.read_text() and stat.S_IMODE(file.stat().st_mode) == 0o600
+            assert stat.S_IMODE(file.parent.stat().st_mode) == 0o500
     finally:
         os.umask(former)
 

@@ -102,13 +102,13 @@ def test_local_cluster_options_reach_the_workers() -> None:
 
 def test_local_cluster_close_leaves_no_process_port_or_file(cluster: LocalCluster) -> None:
     """Everything that it made is gone, within 5 s; a second close does nothing."""
-    family, folder = family_of(cluster), Path(cluster.scheduler_file).parent
+    family, file = family_of(cluster), Path(cluster.scheduler_file)
     port = int(cluster.scheduler_address.rpartition(":")[2])
     start = time.monotonic()
     cluster.close()
     assert time.monotonic() - start < 5
     cluster.close()
-    assert all(map(gone, family)) and not folder.exists() and cluster.worker_pids() == {}
+    assert all(map(gone, family)) and not file.exists() and cluster.worker_pids() == {}
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0
 
@@ -148,9 +148,9 @@ def test_local_cluster_that_nobody_holds_is_closed() -> None:
 
 
 def test_local_cluster_scheduler_file_is_for_its_owner_alone(cluster: LocalCluster) -> None:
-    """It holds the secret: mode 0600, in a folder of mode 0700; and it says what is needed to connect."""
+    """It holds the secret: mode 0600, where nobody else may look; and it says what is needed to connect."""
     path = Path(cluster.scheduler_file)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600 and stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600 and stat.S_IMODE(path.parent.stat().st_mode) == 0o500
     found = read_scheduler_file(path)
     assert (found.address, found.secret) == (cluster.scheduler_address, cluster.secret)
     assert set(json.loads(path.read_text())) == {"address", "secret", "dashboard", "versions"}
@@ -212,8 +212,8 @@ def test_local_cluster_whose_workers_cannot_start_says_why_and_leaves_nothing(
     """The scheduler dies before the workers start: the error has the worker's own reason, and is told once."""
     start = LocalCluster._start
 
-    def start_and_kill(self: LocalCluster, spec: Any) -> None:
-        start(self, spec)
+    def start_and_kill(self: LocalCluster, *args: Any) -> None:
+        start(self, *args)
         os.kill(self.scheduler_pid, signal.SIGKILL)
         until(lambda: gone(self.scheduler_pid), "the scheduler to die")
 
