@@ -16,6 +16,7 @@ from parml.boosting.checkpoints import Depot, Pace, Sender, pickled
 from parml.boosting.progress import news_of
 from parml.boosting.shares import Share, batches_of
 from parml.xgboost.collective import Meeting, joined
+from parml.xgboost.cuts import Cuts
 from parml.xgboost.data import MatrixSpec
 from parml.xgboost.external import disk
 from parml.xgboost.metrics import Callbacks
@@ -41,6 +42,8 @@ class Job:
     options : dict
         ``obj``, ``custom_metric``, ``maximize``, ``early_stopping_rounds``, ``verbose_eval``, ``callbacks``.
     checkpoint_every : int, optional
+    cuts : Cuts, optional
+        Those that all ranks bin by. None: what XGBoost makes of the ranks' own.
     """
 
     params: dict[str, Any]
@@ -51,6 +54,7 @@ class Job:
     quantised_evals: bool
     options: Mapping[str, Any]
     checkpoint_every: int | None = None
+    cuts: Cuts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +93,9 @@ def train_rank(
     Result or None
         Rank 0 has the result.
     """
+    reference = None if job.cuts is None else job.cuts.reference()
     with joined(rank, task.meeting), ExitStack() as stack:
-        booster, history = _train(job, task, begin, shares, eval_shares, sends=rank == 0, stack=stack)
+        booster, history = _train(job, task, begin, shares, eval_shares, reference, sends=rank == 0, stack=stack)
     if rank != 0:
         return None
     # Whoever predicts with the model does so with the threads of their own machine.
@@ -112,12 +117,13 @@ def _train(
     begin: tuple[int, bytes],
     shares: list[Share],
     eval_shares: list[list[Share]],
+    reference: xgb.DMatrix | None,
     *,
     sends: bool,
     stack: ExitStack,
 ) -> Result:
     """`stack` holds what the matrices need as long as they live, which is until this returns."""
-    dtrain = _matrix(job.train, shares, task.nthread, stack, quantised=job.quantised)
+    dtrain = _matrix(job.train, shares, task.nthread, stack, quantised=job.quantised, ref=reference)
     ref, evals = dtrain if job.quantised_evals else None, []
     for (name, spec), mine in zip(job.evals, eval_shares, strict=True):
         data = _matrix(spec, mine, task.nthread, stack, quantised=job.quantised_evals, ref=ref) if spec else dtrain

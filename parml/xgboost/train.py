@@ -20,6 +20,7 @@ from parml.boosting.ranks import Rank, RankPer, n_places, plan_ranks, share_out
 from parml.boosting.shares import Share, share_of
 from parml.xgboost.categories import CategoriesByColumn, categories_of
 from parml.xgboost.collective import tracker
+from parml.xgboost.cuts import can_be_found, find_cuts
 from parml.xgboost.data import DMatrix, MatrixSpec
 from parml.xgboost.rank import Job, Result, Task, threads_asked, train_rank
 from parml_core.engine.base import Engine
@@ -53,8 +54,9 @@ def train(
     Train a booster on rows in partitions.
 
     On one host the trees are those that `xgboost.train` grows on the same rows with as many threads. Over several hosts each
-    trains on an equal run of the rows, and xgboost joins their histograms. The same rows on the same number of hosts give the
-    same model, whatever the partitions and wherever they lie.
+    trains on an equal run of the rows, and xgboost joins their histograms: with ``tree_method`` hist, on up to 1 GiB of numbers
+    in memory, of bins that all have in common, so that the trees are those of one machine but for the order of sums. The same
+    rows on the same number of hosts give the same model, whatever the partitions and wherever they lie.
 
     When a rank is lost, training goes on from the last checkpoint, on the workers that are left or have joined. The model is
     the one that it would have become; except where rows or columns are drawn at random, since xgboost does not tell how far
@@ -157,6 +159,7 @@ class _Training:
         self.kept = kept
         self.model = model  # to go on from, pickled
         self.team = Team()
+        self.same_cuts = job.quantised and can_be_found(dtrain)  # however many ranks there are
         self.ran_with = 0  # ranks of the attempt before, whose quantiles its trees split at; 0: trees of several attempts
         self.checkpoint: Checkpoint | None = None
         self.made_with = 0  # `ran_with` of the attempt that made the checkpoint
@@ -165,6 +168,8 @@ class _Training:
         """One attempt, from the last checkpoint."""
         job, plan = self.job, plan_for(self.engine, self.dtrain, self.per, at_most=self.team.size)
         refuse_what_cannot_be_distributed(job.params, len(plan))
+        if self.same_cuts and job.cuts is None and len(plan) > 1:
+            job = self.job = replace(job, cuts=find_cuts(self.dtrain, job.train))
         job, checkpoint = self._resume_with(job, len(plan))
         begin = checkpoint or (0, self.model)
         threads = self.team.threads_of(plan, lambda rank: threads_for(rank, job.params))
@@ -183,7 +188,7 @@ class _Training:
         if latest is not self.checkpoint:
             self.checkpoint, self.made_with = latest, self.ran_with
         self.ran_with = n_ranks
-        if self.checkpoint is None or self.made_with == n_ranks:
+        if self.checkpoint is None or self.made_with == n_ranks or self.same_cuts:
             return job, self.checkpoint
         if job.train.external_memory:  # there is nothing but quantised pages: the first round is the one to begin with
             return job, None
