@@ -94,7 +94,7 @@ def unnamed_scheduler_file(contact: SchedulerFile) -> tuple[int, str]:
     'tcp://127.0.0.1:8786'
     >>> os.close(fd)
     """
-    fd = os.memfd_create("parml-scheduler", os.MFD_CLOEXEC)
+    fd = os.memfd_create("scheduler-file", os.MFD_CLOEXEC)
     os.fchmod(fd, 0o600)
     os.write(fd, _content_of(contact))
     return fd, f"/proc/{os.getpid()}/fd/{fd}"
