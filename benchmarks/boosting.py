@@ -135,11 +135,13 @@ class Flights:
         return self._whole(self.files[:9])
 
     def parml(self, client: Any) -> tuple[Any, Any]:
+        from parml.data import PartitionedArray
+
         frame = chunks_of(self.files[:9], load_flights).persist(client)
         parts = list(frame.__parml_graph__().futures.values())
         X, y = (client.map(pick, parts, [column] * len(parts)) for column in ("X", "late"))
         client.wait([*X, *y])
-        return collected(X), collected(y)
+        return PartitionedArray.of(X), PartitionedArray.of(y)
 
     def dask(self, client: Any) -> tuple[Any, Any]:
         import dask
@@ -175,13 +177,6 @@ def chunks_of(files: list[str], read: Callable[[str], Any]) -> Any:
 
     tasks = [Task(f"load-{tokenize(path)}", read, (path,)) for path in files]
     return PartitionedArray(Graph(tasks), [task.key for task in tasks])
-
-
-def collected(futures: list[Any]) -> Any:
-    from parml.data import PartitionedArray
-    from parml_core.graph import Graph
-
-    return PartitionedArray(Graph((), {future.key: future for future in futures}), [future.key for future in futures])
 
 
 DATA = {"higgs": (Higgs, write_higgs), "flights": (Flights, write_flights)}

@@ -159,7 +159,7 @@ def run(backend: str, program: str) -> None:
 
 
 def measure(backends: list[str], programs: list[str], rounds: int) -> dict[str, dict[str, list[Report]]]:
-    """Of each program and backend a report of every round, and one more of a round for memory alone."""
+    """Of each program and backend a report of every round that succeeded, and one more of a round for memory alone."""
     reports: dict[str, dict[str, list[Report]]] = {program: {name: [] for name in backends} for program in programs}
     for program in programs:
         for turn in range(rounds + 1):
@@ -199,7 +199,7 @@ def main() -> None:
         parser.error(f"expected backends among {', '.join(BACKENDS)} and programs among {', '.join(PROGRAMS)}, found {unknown}")
     told: dict[str, dict[str, tuple[float, float]]] = {}
     for program, of in measure(backends, programs, options.rounds).items():
-        told[program] = {name: row_of(reports) for name, reports in of.items() if reports}
+        told[program] = {name: row_of(reports) for name, reports in of.items() if len(reports) == options.rounds + 1}
         base = told[program].get("loky")
         print(f"\n{program:<14}{'seconds':>10}{'÷ loky':>9}{'extra MiB':>12}   medians of {options.rounds} rounds")
         for name, (seconds, extra) in told[program].items():

@@ -9,7 +9,7 @@ describes it, and `parml.schema.schema_of` compares the descriptions before anyt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, TypeVar
 
@@ -98,8 +98,7 @@ class Partitions:
 
     def collection(self, name: str) -> PartitionedArray:
         """The partitions of a field as a collection."""
-        futures = {future.key: future for future in self.fields[name]}
-        return PartitionedArray(Graph((), futures), list(futures))
+        return PartitionedArray.of(self.fields[name])
 
     def inputs(self) -> list[Future[Any]]:
         """What a rank that gets X is given."""
@@ -184,6 +183,12 @@ class PartitionedArray:
         self._graph = graph
         self._keys = list(keys)
 
+    @classmethod
+    def of(cls, futures: Iterable[Future[Any]]) -> PartitionedArray:
+        """Of what an engine has or computes, one future for each partition."""
+        kept = {future.key: future for future in futures}
+        return cls(Graph((), kept), list(kept))
+
     @property
     def npartitions(self) -> int:
         return len(self._keys)
@@ -208,8 +213,7 @@ class PartitionedArray:
         return concatenate([part for part in results if len(part)] or list(results[:1]))
 
     def __parml_persisted__(self, futures: Sequence[Future[Any]]) -> PartitionedArray:
-        keys = [future.key for future in futures]
-        return PartitionedArray(Graph((), dict(zip(keys, futures, strict=True))), keys)
+        return PartitionedArray.of(futures)
 
     def __parml_token__(self) -> str:
         return tokenize("PartitionedArray", *self._keys)

@@ -133,6 +133,3 @@ def _initial_scores(labels: Sequence[Any], weights: Sequence[Any], params: dict[
     nothing = lgb.Dataset(np.zeros((len(y), 1), "f4"), y, weight=weight, params={"verbosity": -1})
     model = lgb.train({**params, "verbosity": -1, "num_threads": 1}, nothing, 1)
     return tuple(model.get_leaf_output(k, 0) for k in range(model.num_trees()))
-
-
-_common.__parml_preload__ = ("lightgbm",)  # type: ignore[attr-defined]

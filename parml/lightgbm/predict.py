@@ -80,8 +80,7 @@ def predict(
     if isinstance(X, Dataset):
         if client is not None and X.engine is not client:
             raise InputError(f"expected the Dataset on {client!r}, found it on {X.engine!r}; pass the client it was made with")
-        futures = X.partitions.fields["X"]
-        X = PartitionedArray(Graph((), {future.key: future for future in futures}), [future.key for future in futures])
+        X = X.partitions.collection("X")
     elif not is_collection(X):
         return _predict(booster, X, options)
     text = booster.model_to_string(num_iteration=-1)

@@ -119,8 +119,6 @@ def _values(blocks: Sequence[Any], weighing: Sequence[dict[str, Any]], spec: Mat
     return found
 
 
-_values.__parml_preload__ = ("xgboost",)  # type: ignore[attr-defined]
-
 _EPS = 1e-5  # kRtEps: XGBoost puts the first cut below the least value, and the last above the greatest
 
 

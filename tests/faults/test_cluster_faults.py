@@ -24,6 +24,7 @@ import pytest
 from parml_core.client import Client, LocalCluster
 from parml_core.errors import SchedulerLost, WaitTimeout, WorkerKilled
 from parml_core.graph import Graph, Hints, Ref, Task
+from tests.faults.marks import MARK, marked
 
 BOUND_S = 20.0
 ROOT = Path(__file__).resolve().parents[2]
@@ -423,7 +424,7 @@ def start_program(folder: Path, rest: str, start: str) -> subprocess.Popen[str]:
     program = folder / "program.py"
     program.write_text(PROGRAM.format(rest=rest, start=start))
     environment = {**os.environ, "TMPDIR": str(folder / "tmp"), "PARML_DASHBOARD__PORT": "0", "PYTHONPATH": str(ROOT)}
-    environment["PARML_TEST_PROGRAM"] = str(folder)
+    environment[MARK] = str(folder)
     return subprocess.Popen(
         [sys.executable, str(program)],
         stdout=subprocess.PIPE,
@@ -432,15 +433,6 @@ def start_program(folder: Path, rest: str, start: str) -> subprocess.Popen[str]:
         env=environment,
         start_new_session=True,
     )
-
-
-def processes_of(folder: Path) -> list[int]:
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get("PARML_TEST_PROGRAM") == str(folder):
-                found.append(process.pid)
-    return found
 
 
 WITH = "with Client() as client: program(client)"
@@ -467,7 +459,7 @@ def test_ctrl_c_while_waiting_ends_the_program_and_its_cluster(tmp_path: Path, r
         _, error = program.communicate(timeout=BOUND_S)
         assert time.monotonic() - began < 3
     assert program.returncode == -signal.SIGINT and error.endswith("\nKeyboardInterrupt\n") and "parml:" not in error
-    until(lambda: not processes_of(tmp_path), "all processes to end", 2)
+    until(lambda: not marked(tmp_path), "all processes to end", 2)
     assert os.listdir(tmp_path / "tmp") == []
 
 
@@ -476,9 +468,9 @@ def test_program_that_is_killed_leaves_no_process_and_no_file(tmp_path: Path) ->
     with start_program(tmp_path, "client.gather(futures)", WITH) as program:
         assert program.stdout is not None
         assert program.stdout.readline() == "runs\n"
-        assert len(processes_of(tmp_path)) >= 4
+        assert len(marked(tmp_path)) >= 4
         program.kill()
-        until(lambda: processes_of(tmp_path) in ([], [program.pid]), "all processes to end", 5)
+        until(lambda: marked(tmp_path) in ([], [program.pid]), "all processes to end", 5)
     assert os.listdir(tmp_path / "tmp") == []
 
 

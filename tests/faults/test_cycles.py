@@ -17,11 +17,11 @@ import threading
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
+from tests.faults.marks import MARK, marked
+
 ROOT = Path(__file__).resolve().parents[2]
-MARK = "PARML_TEST_CYCLE"
 BOUND_S = 15.0
 LIFE_S = 1.2  # starting takes a third of it
 
@@ -46,13 +46,14 @@ def run_cycle(seed: int, folder: Path) -> None:
     """Start a program with a cluster, kill some of it at some moment in some order, and then the program if it is left."""
     rng = random.Random(seed)
     program = PROGRAM.format(gang=rng.random() < 0.5)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder), MARK: f"{folder}-{seed}"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder), MARK: str(folder)}
     with subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT, env=environment
     ) as user:
         assert user.stdout is not None and user.stdout.read(1) == b"!"
         _pause(rng.uniform(0, LIFE_S))
-        victims = [user.pid, *(pid for pid in _marked(environment[MARK]) if pid != user.pid)]
+        assert user.poll() is None, f"seed {seed}: the program ended by itself"
+        victims = [user.pid, *(pid for pid in marked(folder) if pid != user.pid)]
         for pid in rng.sample(victims, rng.randint(1, len(victims))):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -60,24 +61,14 @@ def run_cycle(seed: int, folder: Path) -> None:
                 _pause(rng.uniform(0, 0.05))
         user.kill()
     deadline = time.monotonic() + BOUND_S
-    while (left := _marked(environment[MARK])) or os.listdir(folder):
+    while (left := marked(folder)) or os.listdir(folder):
         if time.monotonic() > deadline:
-            commands = [" ".join(psutil.Process(pid).cmdline()) for pid in left]
-            raise AssertionError(f"seed {seed}: expected nothing to stay, found {commands} and {os.listdir(folder)}")
+            raise AssertionError(f"seed {seed}: expected nothing to stay, found processes {left} and {os.listdir(folder)}")
         _pause(0.02)
 
 
 def _pause(seconds: float) -> None:
     threading.Event().wait(seconds)
-
-
-def _marked(mark: str) -> list[int]:
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(MARK) == mark:
-                found.append(process.pid)
-    return found
 
 
 @pytest.mark.slow

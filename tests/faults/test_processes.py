@@ -19,6 +19,7 @@ import pytest
 
 from parml_core.client import Client, LocalCluster
 from parml_core.errors import GangError, SchedulerLost, WorkerKilled
+from tests.faults.marks import MARK, marked
 
 BOUND_S = 20.0
 ROOT = Path(__file__).resolve().parents[2]
@@ -266,7 +267,7 @@ def test_ctrl_c_during_start_leaves_nothing(tmp_path: Path) -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd=ROOT,
-            env={**os.environ, "TMPDIR": str(tmp_path), "PARML_TEST_MARK": str(tmp_path)},
+            env={**os.environ, "TMPDIR": str(tmp_path), MARK: str(tmp_path)},
         ) as user:
             assert user.stdout is not None and user.stdout.read(1) == b"!"
             threading.Event().wait(delay_s)
@@ -274,18 +275,8 @@ def test_ctrl_c_during_start_leaves_nothing(tmp_path: Path) -> None:
             start = time.monotonic()
             user.wait(BOUND_S)
             assert time.monotonic() - start < 3
-        until(lambda: not _marked(str(tmp_path)), "all processes to end", 5)
+        until(lambda: not marked(tmp_path), "all processes to end", 5)
         assert os.listdir(tmp_path) == []
-
-
-def _marked(mark: str) -> list[int]:
-    """Processes that were started with this mark in their environment."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get("PARML_TEST_MARK") == mark:
-                found.append(process.pid)
-    return found
 
 
 def test_stderr_that_nobody_reads_does_not_stop_the_nanny(tmp_path: Path) -> None:

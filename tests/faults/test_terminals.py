@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import psutil
 import pytest
 
 from parml_core.client import Client
 from tests.browser.chromium import Chromium
+from tests.faults.marks import MARK, marked
 
 BOUND_S = 30.0
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,7 +25,6 @@ ROOT = Path(__file__).resolve().parents[2]
 SCHEDULER, WORKER, DEMO = (line.partition("#")[0].split() for line in LINES.splitlines())
 
 ROWS = 3000
-MARK = "PARML_TEST_TERMINALS"
 
 
 class Desk:
@@ -54,16 +53,6 @@ class Desk:
         )
         self.terminals.append(terminal)
         return terminal
-
-    def processes(self) -> list[int]:
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(MARK) == str(self.folder):
-                    found.append(process.pid)
-            except psutil.Error:
-                continue
-        return found
 
     def close(self) -> None:
         for terminal in self.terminals:
@@ -160,4 +149,4 @@ def test_three_terminals_close_in_any_order_and_leave_nothing(desk: Desk) -> Non
     os.killpg(scheduler.pid, signal.SIGINT)
     assert scheduler.wait(BOUND_S) == 130
     assert workers[1].wait(BOUND_S) == 0
-    assert not (desk.folder / "s.json").exists() and desk.processes() == []
+    assert not (desk.folder / "s.json").exists() and marked(desk.folder) == []

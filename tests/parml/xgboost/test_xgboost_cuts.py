@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 from scipy.sparse import csr_matrix
 
 import parml.xgboost as px
+from parml.data import PartitionedArray
 from parml.xgboost.cuts import Cuts, find_cuts, values_with
 from parml_core.engine.inline import InlineEngine
 from parml_core.engine.threads import ThreadsEngine
@@ -67,11 +68,7 @@ def test_cuts_found_by_columns_are_those_of_all_rows(kind: str, weighted: bool, 
 
 
 def chunked(engine: Any, whole: Any) -> Any:
-    from parml.data import PartitionedArray
-    from parml_core.graph import Graph
-
-    futures = engine.scatter([whole[a:b] for a, b in ((0, 10), (10, 10), (10, 2000), (2000, ROWS))])
-    return PartitionedArray(Graph((), {future.key: future for future in futures}), [future.key for future in futures])
+    return PartitionedArray.of(engine.scatter([whole[a:b] for a, b in ((0, 10), (10, 10), (10, 2000), (2000, ROWS))]))
 
 
 def test_cuts_heed_what_stands_for_missing_values() -> None:

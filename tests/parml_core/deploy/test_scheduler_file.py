@@ -55,6 +55,12 @@ def test_scheduler_file_that_is_none_is_refused(tmp_path: Path, content: bytes) 
     assert "hunter2" not in str(caught.value)
 
 
+def test_scheduler_file_that_is_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "s.json")
+    with pytest.raises(ConfigError, match="found something that is no file"):
+        read_scheduler_file(tmp_path / "s.json")
+
+
 def test_scheduler_file_of_another_cluster_is_not_removed(tmp_path: Path) -> None:
     """A second scheduler may have taken the place in the meantime."""
     path = tmp_path / "s.json"
