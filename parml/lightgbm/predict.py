@@ -12,6 +12,7 @@ from parml.collections import is_collection
 from parml.data import PartitionedArray
 from parml.from_dask import as_collection
 from parml.lightgbm.data import Dataset
+from parml.lightgbm.leaves import Model
 from parml.tables import library_of, row_count
 from parml_core.engine.base import Engine
 from parml_core.errors import InputError
@@ -82,10 +83,10 @@ def predict(
             raise InputError(f"expected the Dataset on {client!r}, found it on {X.engine!r}; pass the client it was made with")
         X = X.partitions.collection("X")
     elif not is_collection(X):
-        return _predict(booster, X, options)
+        return _rows(booster.predict, X, options)
     text = booster.model_to_string(num_iteration=-1)
     # The partitions are what runs in parallel: one thread each.
-    return in_partitions(X, "booster", _load, (text,), _predict, {"num_threads": 1, **options})
+    return in_partitions(X, "booster", Model, (text,), _predict, {"num_threads": 1, **options})
 
 
 def in_partitions(
@@ -100,15 +101,15 @@ def in_partitions(
     return PartitionedArray(graph.add([loaded, *tasks]), [task.key for task in tasks])
 
 
-def _load(text: str) -> lgb.Booster:
-    return lgb.Booster(model_str=text)
+def _predict(model: Model, X: Any, options: Mapping[str, Any]) -> Any:
+    return _rows(model.predict, X, options)
 
 
-def _predict(booster: lgb.Booster, X: Any, options: Mapping[str, Any]) -> Any:
+def _rows(predict: Callable[..., Any], X: Any, options: Mapping[str, Any]) -> Any:
     if not row_count(X):
         return np.empty(0)
     if library_of(X) == "scipy":
         from scipy.sparse import csr_matrix
 
         X = csr_matrix(X)
-    return booster.predict(X, **options)
+    return predict(X, **options)
