@@ -517,3 +517,7 @@ def _finalize(link: Link, cluster: LocalCluster | None) -> None:
     link.close()
     if cluster is not None:
         cluster.close()
+
+
+# A connection is that of the process which made it: code in a fork that names no engine gets another one than the parent's.
+os.register_at_fork(after_in_child=lambda: registry.forget(Client))

@@ -50,6 +50,13 @@ def inside_task(engine: Engine) -> Iterator[None]:
         _running.reset(before[1])
 
 
+def forget(kind: type[Engine]) -> None:
+    """Here engines of a kind neither serve any more, nor are told that this code waits: it is not their task."""
+    for variable in (_chosen, _running):
+        if isinstance(variable.get(), kind):
+            variable.set(None)
+
+
 def waiting() -> AbstractContextManager[None]:
     """For futures of any engine, around each wait: where a task waits, its slot is free meanwhile."""
     engine = _running.get()

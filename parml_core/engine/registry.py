@@ -10,7 +10,7 @@ from parml_core.engine.base import Engine
 from parml_core.engine.context import use
 from parml_core.engine.threads import ThreadsEngine
 
-__all__ = ["current_engine", "explicit_engine", "foresee", "foreseen", "resolve", "set_default", "use"]
+__all__ = ["current_engine", "explicit_engine", "foresee", "foreseen", "forget", "resolve", "set_default", "use"]
 
 _default: Engine | None = None
 _of_process: ThreadsEngine | None = None
@@ -22,6 +22,13 @@ def set_default(engine: Engine | None) -> None:
     """Let `engine` serve all of this process where no `use` says otherwise; None takes that back."""
     global _default
     _default = engine
+
+
+def forget(kind: type[Engine]) -> None:
+    """Let no engine of a kind serve this code, whoever chose it. For a forked process, which has copies of its parent's."""
+    if isinstance(_default, kind):
+        set_default(None)
+    context.forget(kind)
 
 
 def explicit_engine() -> Engine | None:

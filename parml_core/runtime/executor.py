@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import queue
 import threading
 from collections import deque
@@ -56,6 +57,7 @@ class _Current(threading.local):
 
 
 _current = _Current()
+os.register_at_fork(after_in_child=lambda: _current.__dict__.clear())  # what a task forks is no task: its executor stays behind
 
 
 def current_job() -> Job | None:

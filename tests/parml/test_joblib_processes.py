@@ -1,0 +1,57 @@
+"""What programs expect of joblib's processes: forks, managers, initializers, and calls that were given up."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import cloudpickle
+from joblib import Parallel, delayed
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this file
+
+
+def square(x: int) -> int:
+    return x * x
+
+
+def squares(n_jobs: int = 2) -> list[int]:
+    import parml  # noqa: F401  registers the backend
+
+    return Parallel(n_jobs=n_jobs, backend="parml")(delayed(square)(i) for i in range(20))
+
+
+SQUARES = [i * i for i in range(20)]
+
+
+# --- forks ---------------------------------------------------------------------------------------------------------------
+
+
+def test_call_nested_in_joblibs_forked_processes_does_not_use_the_parents_client(cluster_client: Any) -> None:
+    """A pool of forks has copies of the Client, which work in none of them: the inner calls find another engine."""
+    assert Parallel(n_jobs=2, backend="multiprocessing")(delayed(squares)() for _ in range(2)) == [SQUARES] * 2
+    assert squares() == SQUARES  # and the parent's still works
+
+
+def squares_of_a_fork() -> tuple[bool, list[int]]:
+    """What a process says that is forked here, inside a task: whether it is another, and what it gets for its own calls."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            with Parallel(n_jobs=2, backend="threading") as threads:  # makes the call a nested one
+                results = threads([delayed(squares)()])[0]
+            os.write(writer, repr(results).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as answer:
+        said = answer.read()
+    os.waitpid(pid, 0)
+    return pid != os.getpid(), eval(said or "[]")
+
+
+def test_call_in_a_fork_of_a_task_does_not_use_the_workers_client(cluster_client: Any) -> None:
+    """A task may fork, and what it forks may use joblib: it is no task, and has no cluster."""
+    assert cluster_client.submit(squares_of_a_fork).result() == (True, SQUARES)
