@@ -21,6 +21,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Sequence
+from multiprocessing.process import current_process
 from typing import Any
 
 from parml_core.errors import ConnectionLost
@@ -182,6 +183,7 @@ class Nanny:
     def _set_up(self, setup: Setup) -> None:
         self._parent_pid = setup.parent_pid
         sys.path[:] = setup.path
+        current_process().authkey = setup.authkey
         if setup.pythonpath is None:
             os.environ.pop("PYTHONPATH", None)
         else:

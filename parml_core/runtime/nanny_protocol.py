@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
+from multiprocessing.process import current_process
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,14 @@ GRACE_S = 2.0
 class Setup(msgspec.Struct, tag=True):
     """
     The root's first message: who it is and where its modules lie. `preload` is imported while nobody waits.
+
+    All that is forked has the root's `authkey`, as every child of multiprocessing: by it a task may use the root's managers.
     """
 
     parent_pid: int
     path: list[str]
     pythonpath: str | None
+    authkey: bytes
     preload: list[str] = []
 
 
@@ -254,7 +258,7 @@ def launch(preload: Sequence[str] = ()) -> tuple[subprocess.Popen[bytes], Packet
             env=environment,
         )
     packets = Packets(ours, Event)
-    packets.send(Setup(os.getpid(), list(sys.path), pythonpath, list(preload)))
+    packets.send(Setup(os.getpid(), list(sys.path), pythonpath, bytes(current_process().authkey), list(preload)))
     return process, packets
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 from typing import Any
 
 import cloudpickle
-from joblib import Parallel, delayed
+from joblib import Parallel, delayed, parallel_config
+
+from parml_core.client import Client, LocalCluster
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this file
 
@@ -55,3 +58,19 @@ def squares_of_a_fork() -> tuple[bool, list[int]]:
 def test_call_in_a_fork_of_a_task_does_not_use_the_workers_client(cluster_client: Any) -> None:
     """A task may fork, and what it forks may use joblib: it is no task, and has no cluster."""
     assert cluster_client.submit(squares_of_a_fork).result() == (True, SQUARES)
+
+
+# --- managers ------------------------------------------------------------------------------------------------------------
+
+
+def put(shared: Any, i: int) -> None:
+    shared[i] = os.getpid()
+
+
+def test_tasks_of_a_local_cluster_use_a_manager_of_the_caller() -> None:
+    """They know the caller's key to its managers, as joblib's own processes do: lists, locks and queues work in them."""
+    with multiprocessing.Manager() as manager, LocalCluster(n_workers=1, dashboard_port=None) as cluster:
+        shared = manager.dict()
+        with Client(cluster, set_default=False) as client, parallel_config("parml", client=client):
+            Parallel(n_jobs=2)(delayed(put)(shared, i) for i in range(4))
+            assert dict(shared) == dict.fromkeys(range(4), cluster.worker_pids()["worker-0"])
