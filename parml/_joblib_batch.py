@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import pickle
 import sys
@@ -200,6 +201,27 @@ def _culprit(batch: Any) -> str:
 # --- where the task runs -------------------------------------------------------------------------------------------------
 
 
+class Initial:
+    """
+    What a process calls before the first of a call's batches: joblib's ``initializer(*initargs)``, pickled.
+
+    As long as no other was called in between, a process that has called it does not call it again, in later calls either.
+    """
+
+    _made_here: bytes = b""  # the last that this process called
+    _making = threading.Lock()
+
+    def __init__(self, initializer: Callable[..., Any], initargs: tuple[Any, ...]) -> None:
+        self.data = pack(partial(initializer, *initargs), share_from_bytes=math.inf).data
+
+    def make(self) -> None:
+        with Initial._making:
+            if Initial._made_here != self.data:
+                Initial._made_here = b""  # what fails now is called again by the next batch
+                pickle.loads(self.data)()
+                Initial._made_here = self.data
+
+
 class RunBatch:
     """`run_batch` by the name of the function that the batch calls: engines show it, and learn by it how long tasks take."""
 
@@ -211,9 +233,15 @@ class RunBatch:
 
 
 def run_batch(
-    data: bytes, shared: Mapping[int, Any], private: Mapping[int, Any], inner_threads: int | None = None
+    data: bytes,
+    shared: Mapping[int, Any],
+    private: Mapping[int, Any],
+    inner_threads: int | None = None,
+    initial: Initial | None = None,
 ) -> tuple[float, Any]:
     """Call the batch; how long it took in seconds, and what it returned."""
+    if initial is not None:
+        initial.make()
     start = time.perf_counter()
     try:
         with capped_threads(inner_threads):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, Protocol
 
-from parml._joblib_batch import Packed, RunBatch, pack, references_beside, twin_of
+from parml._joblib_batch import Initial, Packed, RunBatch, pack, references_beside, twin_of
 from parml_core.engine.base import Engine, Future
 from parml_core.errors import ClusterError
 from parml_core.graph import Hints
@@ -75,12 +75,22 @@ class Call:
         Threads that compiled libraries may use in a batch.
     share_from_bytes : float
         Arrays of this size and more are scattered once for the call.
+    initial : Initial, optional
+        What each process does before its first batch.
     """
 
     def __init__(
-        self, engine: Engine, owner: Owner, *, hints: Hints, inner_threads: int | None, share_from_bytes: float
+        self,
+        engine: Engine,
+        owner: Owner,
+        *,
+        hints: Hints,
+        inner_threads: int | None,
+        share_from_bytes: float,
+        initial: Initial | None = None,
     ) -> None:
         self._engine, self._owner = engine, owner
+        self._initial = () if initial is None else tuple(engine.scatter([initial]))
         self._hints, self._inner_threads, self._share_from_bytes = hints, inner_threads, share_from_bytes
         self._lock = threading.Lock()  # a leaf: nothing is called under it
         self._cancelled = False
@@ -155,7 +165,13 @@ class Call:
         batch.needs = packed.large
         try:
             future = self._engine.submit(
-                RunBatch(packed.name), packed.data, packed.large, packed.private, self._inner_threads, hints=self._hints
+                RunBatch(packed.name),
+                packed.data,
+                packed.large,
+                packed.private,
+                self._inner_threads,
+                *self._initial,
+                hints=self._hints,
             )
         except Exception as exc:
             self._fail(batch, exc)

@@ -46,7 +46,7 @@ from joblib.parallel import (
     register_parallel_backend,
 )
 
-from parml._joblib_batch import SHARED_FROM_BYTES
+from parml._joblib_batch import SHARED_FROM_BYTES, Initial
 from parml._joblib_call import Batch, Call
 from parml._joblib_embedded import embedded_engine
 from parml_core.engine import registry
@@ -88,6 +88,9 @@ class ParmlBackend(AutoBatchingMixin, ParallelBackendBase):
         How many threads OpenMP and BLAS may use in a task. Default: as many as the worker allows a task, one.
     client : Engine, optional
         Where to run. Default: the current Client or engine, else a local cluster of this process.
+    initializer : callable, optional
+        Each worker calls ``initializer(*initargs)`` before its first task of a call. Default: that of the Parallel.
+    initargs : tuple
 
     Examples
     --------
@@ -109,12 +112,18 @@ class ParmlBackend(AutoBatchingMixin, ParallelBackendBase):
     MAX_IDEAL_BATCH_DURATION = 1.0
 
     def __init__(
-        self, nesting_level: int | None = None, inner_max_num_threads: int | None = None, client: Engine | None = None
+        self,
+        nesting_level: int | None = None,
+        inner_max_num_threads: int | None = None,
+        client: Engine | None = None,
+        initializer: Callable[..., Any] | None = None,
+        initargs: tuple[Any, ...] = (),
     ) -> None:
         super().__init__(nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads)
         self.parallel: Any = None
         self._smoothed_batch_duration: float
         self._client = registry.resolve(client) if client is not None else None
+        self._initializer, self._initargs = initializer, initargs
         self._engine: Engine | None = None  # of the call; joblib's callbacks come from threads that have no current engine
         self._call: Call | None = None
         self._n_jobs = self.default_n_jobs
@@ -188,6 +197,8 @@ class ParmlBackend(AutoBatchingMixin, ParallelBackendBase):
         prefer: str | None = None,
         require: str | None = None,
         max_nbytes: float | None = SHARED_FROM_BYTES,
+        initializer: Callable[..., Any] | None = None,
+        initargs: tuple[Any, ...] = (),
         **_: Any,
     ) -> int:
         """Make ready for the calls of one Parallel; `max_nbytes` None: no array is shared. Other settings are loky's."""
@@ -197,7 +208,9 @@ class ParmlBackend(AutoBatchingMixin, ParallelBackendBase):
         if n_jobs == 1 or self._level > DEEPEST_LEVEL:
             raise FallbackToBackend(SequentialBackend(nesting_level=self._level))
         if self.parallel is not parallel:  # parallel_config has one backend for all, which may run at the same time
-            own = type(self)(self.nesting_level, self.inner_max_num_threads, self._client)
+            if initializer is None:
+                initializer, initargs = self._initializer, self._initargs
+            own = type(self)(self.nesting_level, self.inner_max_num_threads, self._client, initializer, initargs)
             own.parallel = parallel
             raise FallbackToBackend(own)
         self._n_jobs = n_jobs
@@ -220,6 +233,7 @@ class ParmlBackend(AutoBatchingMixin, ParallelBackendBase):
             hints=Hints(threads=self._threads),
             inner_threads=self.inner_max_num_threads,
             share_from_bytes=self._share_from_bytes,
+            initial=None if self._initializer is None else Initial(self._initializer, self._initargs),
         )
 
     def submit(self, func: Callable[[], list[Any]], callback: Callable[[Any], None] | None = None) -> Batch:

@@ -57,7 +57,14 @@ class _Current(threading.local):
 
 
 _current = _Current()
-os.register_at_fork(after_in_child=lambda: _current.__dict__.clear())  # what a task forks is no task: its executor stays behind
+
+
+def _forget_in_child() -> None:
+    """What a task forks is no task: its executor stays behind."""
+    _current.executor = _current.job = None
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
 
 
 def current_job() -> Job | None:

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import cloudpickle
+import pytest
 from joblib import Parallel, delayed, parallel_config
 
 from parml_core.client import Client, LocalCluster
@@ -74,3 +75,53 @@ def test_tasks_of_a_local_cluster_use_a_manager_of_the_caller() -> None:
         with Client(cluster, set_default=False) as client, parallel_config("parml", client=client):
             Parallel(n_jobs=2)(delayed(put)(shared, i) for i in range(4))
             assert dict(shared) == dict.fromkeys(range(4), cluster.worker_pids()["worker-0"])
+
+
+# --- initializers --------------------------------------------------------------------------------------------------------
+
+
+def note(shared: Any, name: str) -> None:
+    shared.append((os.getpid(), name))
+    sys.__dict__["_noted_by_test"] = name
+
+
+def noted(barrier: Any) -> tuple[int, str]:
+    if barrier is not None:
+        barrier.wait(30)
+    return os.getpid(), sys.__dict__["_noted_by_test"]
+
+
+def test_initializer_is_called_before_the_tasks_once_in_each_worker() -> None:
+    """A second call with the same finds it done; with another each worker calls that; and the first anew after that."""
+    with multiprocessing.Manager() as manager, LocalCluster(n_workers=2, threads_per_worker=2, dashboard_port=None) as cluster:
+        called, barrier = manager.list(), manager.Barrier(4)
+        with Client(cluster, set_default=False) as client:
+            seen = []
+            for name in ("a", "a", "b", "a"):
+                with parallel_config("parml", client=client, initializer=note, initargs=(called, name)):
+                    found = Parallel(n_jobs=4, batch_size=1)(delayed(noted)(barrier) for _ in range(4))
+                assert {which for _, which in found} == {name}
+                seen += [(pid, name) for pid in dict(found)]
+            expected = [(pid, name) for pid in cluster.worker_pids().values() for name in ("a", "b", "a")]
+            assert sorted(called) == sorted(expected)
+            assert set(seen) == set(expected)
+
+
+def test_initializer_of_a_parallel_goes_before_that_of_the_configuration(cluster_client: Any) -> None:
+    """As with loky, what the call itself says holds."""
+    with parallel_config("parml", initializer=note, initargs=([], "configured")):
+        assert {name for _, name in Parallel(n_jobs=2)(delayed(noted)(None) for _ in range(4))} == {"configured"}
+        parallel = Parallel(n_jobs=2, initializer=note, initargs=([], "own"))
+        assert {name for _, name in parallel(delayed(noted)(None) for _ in range(4))} == {"own"}
+
+
+def fail() -> None:
+    raise LookupError("no licence here")
+
+
+def test_initializer_that_fails_raises_its_error_and_the_next_call_works(cluster_client: Any) -> None:
+    """The caller sees what went wrong; loky would only tell that a worker died."""
+    for _ in range(2):
+        with pytest.raises(LookupError, match="no licence here"):
+            Parallel(n_jobs=2, backend="parml", initializer=fail)(delayed(square)(i) for i in range(20))
+    assert squares() == SQUARES
