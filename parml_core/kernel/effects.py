@@ -44,7 +44,7 @@ class TakeBack(Effect):
 
 
 class Skip(Effect):
-    """Do not start these attempts if they have not started; drop their results if they have."""
+    """Do not start these attempts if they have not started; if they have, drop their results, and let others run meanwhile."""
 
     attempts: list[tuple[Key, int]]
 

@@ -2,7 +2,8 @@
 The threads that run tasks.
 
 Jobs go in by one queue; outcomes come out in batches, on the event loop's thread, which is woken once for each batch. A task
-that only waits for others (`blocked`) gives its place to another thread.
+that only waits for others (`blocked`) gives its place to another thread, and so does one whose result nobody wants any more:
+a thread cannot be ended from outside, and who gave up a call does not wait for it.
 """
 
 from __future__ import annotations
@@ -123,6 +124,7 @@ class Executor:
         self._loop = asyncio.get_running_loop()
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._unclaimed: dict[tuple[Key, int], Job] = {}  # whoever pops a job has it: a thread to run it, or `take_back`
+        self._running: dict[tuple[Key, int], Job] = {}  # whoever pops a job ends it: its thread, or `skip`
         self._outcomes: deque[Outcome] = deque()
         self._collecting = False
         self._lock = threading.Lock()  # guards the two counts
@@ -148,6 +150,11 @@ class Executor:
         """Whether this job has not started; then it never will."""
         return self._unclaimed.pop((key, attempt), None) is not None
 
+    def skip(self, key: Key, attempt: int) -> None:
+        """Nobody wants this job's result: it never starts, or where it runs already, another thread takes its place."""
+        if not self.take_back(key, attempt) and (job := self._running.pop((key, attempt), None)) is not None:
+            self._make_room(job.assignment.threads)
+
     def forget_function(self, fn: str) -> None:
         self.functions.pop(fn, None)
         self._loaded.pop(fn, None)
@@ -170,12 +177,15 @@ class Executor:
 
     def change_blocked(self, count: int) -> None:
         """So many threads more (negative: fewer) belong to tasks that only wait."""
+        self._make_room(count)
+        self._loop.call_soon_threadsafe(self._on_blocked, count)
+
+    def _make_room(self, count: int) -> None:
         with self._lock:
             self._n_blocked += count
             n_missing = self._nthreads + self._n_blocked - self._n_threads
         for _ in range(n_missing):
             self._add_thread()
-        self._loop.call_soon_threadsafe(self._on_blocked, count)
 
     def _add_thread(self) -> None:
         with self._lock:
@@ -214,7 +224,9 @@ class Executor:
 
     def _run(self, job: Job) -> None:
         key, attempt, fn_id = job.assignment.key, job.assignment.attempt, job.assignment.fn
+        self._running[key, attempt] = job
         if self._unclaimed.pop((key, attempt), None) is None:
+            del self._running[key, attempt]
             return  # it was taken back
         _current.job = job
         value, nbytes, failure, small = None, 0, None, b""
@@ -238,6 +250,8 @@ class Executor:
             failure = failure_of(error, key=key, worker=self._worker)
             error.__traceback__ = None  # its frames hold the inputs
         _current.job = None
+        if self._running.pop((key, attempt), None) is None:
+            self._make_room(-job.assignment.threads)  # it was skipped meanwhile
         self._report(Outcome(key, attempt, value, nbytes, duration_s, failure, small))
 
     def _report(self, outcome: Outcome) -> None:

@@ -213,7 +213,7 @@ class Worker:
 
     def _do_skip(self, effect: fx.Skip) -> None:
         for key, attempt in effect.attempts:
-            self._executor.take_back(key, attempt)
+            self._executor.skip(key, attempt)
 
     def _do_take_back(self, effect: fx.TakeBack) -> None:
         taken = [(key, attempt) for key, attempt in effect.attempts if self._executor.take_back(key, attempt)]

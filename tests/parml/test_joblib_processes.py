@@ -5,6 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 import cloudpickle
@@ -14,6 +17,8 @@ from joblib import Parallel, delayed, parallel_config
 from parml_core.client import Client, LocalCluster
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this file
+
+BOUND_S = 30.0
 
 
 def square(x: int) -> int:
@@ -125,3 +130,48 @@ def test_initializer_that_fails_raises_its_error_and_the_next_call_works(cluster
         with pytest.raises(LookupError, match="no licence here"):
             Parallel(n_jobs=2, backend="parml", initializer=fail)(delayed(square)(i) for i in range(20))
     assert squares() == SQUARES
+
+
+# --- calls that were given up --------------------------------------------------------------------------------------------
+
+
+def hold(shared: Any, i: int, go: Any) -> None:
+    shared[i] = "begun"
+    go.wait(BOUND_S)
+    shared[i] = "ended"
+
+
+def n_task_threads(_: int = 0) -> int:
+    return sum(thread.name.startswith("parml-task-") for thread in threading.enumerate())
+
+
+def until(condition: Callable[[], bool]) -> bool:
+    deadline, pause = time.monotonic() + BOUND_S, threading.Event()
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        pause.wait(0.005)
+    return True
+
+
+@pytest.mark.filterwarnings("ignore:.*tasks.*:UserWarning")
+@pytest.mark.parametrize("how", ["timeout", "closed generator"])
+def test_call_after_one_that_was_given_up_does_not_wait_for_its_tasks(how: str) -> None:
+    """Tasks that still run have lost their slots to what comes next; when they end, their threads end too."""
+    with multiprocessing.Manager() as manager, LocalCluster(n_workers=1, threads_per_worker=2, dashboard_port=None) as cluster:
+        held, go = manager.dict(), manager.Event()
+        with Client(cluster) as client, parallel_config("parml"):
+            assert squares() == SQUARES  # the workers are ready
+            calls = [delayed(hold)(held, i, go) for i in range(2)]
+            if how == "timeout":
+                with pytest.raises(multiprocessing.TimeoutError):
+                    Parallel(n_jobs=2, timeout=1.0)(calls)
+            else:
+                results = Parallel(n_jobs=2, return_as="generator")(calls)
+                assert until(lambda: len(held) == 2)
+                results.close()
+            assert squares() == SQUARES
+            assert dict(held) == {0: "begun", 1: "begun"}
+            go.set()
+            assert until(lambda: dict(held) == {0: "ended", 1: "ended"})
+            assert until(lambda: client.submit(n_task_threads).result() == 2)
