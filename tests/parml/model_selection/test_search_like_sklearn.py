@@ -237,9 +237,12 @@ CASES: dict[str, tuple[Any, Any, Any, dict[str, Any]]] = {
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("paths", [True, False], ids=["paths", "no-paths"])
 @pytest.mark.parametrize("name", CASES)
-def test_search_of_each_kind_equals_sklearn(name: str) -> None:
-    """cv_results_, what is best, and its predictions are scikit-learn's."""
+def test_search_of_each_kind_equals_sklearn(name: str, paths: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """cv_results_, what is best, and its predictions are scikit-learn's, whether or not one fit serves several candidates."""
+    if not paths:
+        monkeypatch.setattr("parml.model_selection.plan.path_of", lambda *_: None)
     estimator, grid, data, options = CASES[name]
     both(estimator, grid, data, **options)
 
@@ -480,3 +483,55 @@ def test_drawn_grids_equal_sklearn(grids: Any, scoring: Any, cv: int, train: boo
     """Whatever the grid over a pipeline, scoring and splits."""
     pipe = clone(PIPE).set_params(clf=ExtraTreesClassifier(random_state=0))
     both(pipe, grids, (X, Y), scoring=scoring, cv=cv, return_train_score=train)
+
+
+def with_sizes(name: str, largest: int, **others: list[Any]) -> Any:
+    """Grids over values along a path, in any order and more than once, and perhaps over other settings."""
+    drawn = {other: st.lists(st.sampled_from(values), min_size=1, max_size=2) for other, values in others.items()}
+    path = st.lists(st.integers(1, largest), min_size=1, max_size=3)
+    return st.fixed_dictionaries({name: path}, optional=drawn)
+
+
+def estimators_with_grids() -> dict[str, tuple[Any, Any]]:
+    xgboost, lightgbm = pytest.importorskip("xgboost"), pytest.importorskip("lightgbm")
+    boosting = {"max_depth": [2, 3], "learning_rate": [0.1, 0.5], "subsample": [0.7, 1.0]}
+    return {
+        "xgboost": (
+            xgboost.XGBClassifier(n_jobs=1, random_state=0, max_depth=2),
+            with_sizes("n_estimators", 6, **boosting, max_bin=[8, 256], early_stopping_rounds=[None]),
+        ),
+        "lightgbm": (
+            lightgbm.LGBMClassifier(n_jobs=1, random_state=0, verbose=-1, min_child_samples=5, subsample_freq=1),
+            with_sizes("n_estimators", 6, **boosting, min_child_samples=[3, 30], class_weight=[None, "balanced"]),
+        ),
+        "gradient": (
+            GradientBoostingClassifier(random_state=0, max_depth=2), with_sizes("n_estimators", 4, **boosting)
+        ),
+        "forest": (
+            FOREST, with_sizes("n_estimators", 6, max_depth=[1, None], bootstrap=[True, False], warm_start=[False, True])
+        ),
+        "neighbours": (
+            KNeighborsClassifier(),
+            with_sizes("n_neighbors", 30, weights=["uniform", "distance"], algorithm=["auto", "brute", "kd_tree"]),
+        ),
+    }  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["xgboost", "lightgbm", "gradient", "forest", "neighbours"])
+def test_drawn_grids_along_a_path_equal_sklearn(name: str) -> None:
+    """Each library whose models contain smaller ones: whatever else the grid changes, scoring and splits."""
+    estimator, grids = estimators_with_grids()[name]
+
+    @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(
+        grid=grids,
+        scoring=st.sampled_from([None, "neg_log_loss", ["accuracy", "f1_macro"]]),
+        cv=st.sampled_from([2, 3, SPLITTERS[1]]),
+        train=st.booleans(),
+    )
+    def check(grid: Any, scoring: Any, cv: Any, train: bool) -> None:
+        refit = "accuracy" if isinstance(scoring, list) else True
+        both(estimator, grid, (X, Y), scoring=scoring, refit=refit, cv=cv, return_train_score=train)
+
+    check()
