@@ -7,7 +7,7 @@ from typing import Any
 
 from parml_core.errors import InputError
 
-__all__ = ["as_table", "concatenate", "library_of", "row_count", "slice_rows"]
+__all__ = ["as_table", "concatenate", "library_of", "row_count", "slice_rows", "take_rows"]
 
 
 def library_of(value: Any) -> str:
@@ -36,6 +36,13 @@ def slice_rows(value: Any, start: int, stop: int) -> Any:
         # A slice would drag the buffers of the whole along wherever it is pickled: take copies its own rows.
         return value.take(pa.array(range(start, stop), pa.int64()))
     return value[start:stop]
+
+
+def take_rows(value: Any, rows: Any) -> Any:
+    """The rows with these numbers, as a copy."""
+    if library_of(value) == "pandas":
+        return value.iloc[rows]
+    return value.take(rows) if library_of(value) == "pyarrow" else value[rows]
 
 
 def concatenate(parts: Sequence[Any]) -> Any:

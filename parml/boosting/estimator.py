@@ -38,6 +38,8 @@ class OnEngine:
         As for the library's `train`.
     """
 
+    __parml_trains_on_engine__ = True  # a search trains one at a time: each takes all processors
+
     client: Engine | None = None
     ranks: RankPer = "host"
     max_restarts: int = 3

@@ -19,21 +19,29 @@ from joblib.parallel import ParallelBackendBase
 from sklearn import get_config
 from sklearn.base import BaseEstimator
 
+from parml.model_selection.chunked import ChunkedRows, trains_on_engine
 from parml.model_selection.fit import Surroundings
 from parml.model_selection.follow import Follower, Interrupted
-from parml.model_selection.plan import Call, plan
+from parml.model_selection.plan import Call, Plan, plan
 from parml_core.engine.base import Engine, Future
 from parml_core.engine.derived import as_completed
+from parml_core.engine.inline import InlineEngine
 from parml_core.engine.registry import resolve
+from parml_core.errors import NotSupported
 from parml_core.typing import Key
 
 __all__ = ["PlanningBackend", "planned", "surroundings"]
 
 
 @contextmanager
-def planned(client: Any, follower: Follower | None = None) -> Iterator[None]:
-    """What is made parallel in this context is planned, and run on `client`; None: on the current engine."""
-    with parallel_config(PlanningBackend(resolve(client), follower)):
+def planned(client: Any, estimator: Any, follower: Follower | None = None) -> Iterator[None]:
+    """
+    What is made parallel in this context is planned, and run on `client`; None: on the current engine.
+
+    An estimator that trains on the engine itself is trained from here, one candidate after the other: each training takes all
+    processors anyway, and as tasks all of them would hold their data while they wait for each other.
+    """
+    with parallel_config(PlanningBackend(resolve(client), follower, in_turn=trains_on_engine(estimator))):
         yield
 
 
@@ -46,14 +54,19 @@ class PlanningBackend(ParallelBackendBase):
     engine : Engine
     follower : Follower, optional
         Who hears of each result.
+    in_turn : bool
+        Whether tasks run in this thread, one after the other, and the engine serves what they start.
     """
 
     supports_retrieve_callback = False  # joblib then asks for results one by one, after it has handed over all calls
     supports_sharedmem = True
 
-    def __init__(self, engine: Engine, follower: Follower | None = None, nesting_level: int = 0) -> None:
+    def __init__(
+        self, engine: Engine, follower: Follower | None = None, nesting_level: int = 0, *, in_turn: bool = False
+    ) -> None:
         super().__init__(nesting_level=nesting_level)
         self._engine, self._follower = engine, follower
+        self._in_turn = InlineEngine() if in_turn else None
         self._replay: list[Any] | None = None
         self._calls: list[Call] = []
         self._results: list[Any] | None = None
@@ -84,7 +97,7 @@ class PlanningBackend(ParallelBackendBase):
             if self._replay is not None:
                 self._results, self._replay = self._replay, None
             else:
-                self._scattered = _scattered(self._engine, _data_of(calls), self._scattered)
+                self._scattered = _scattered(self._in_turn or self._engine, _data_of(calls), self._scattered)
                 self._results = self._run(calls)
             self._calls = []
         return [self._results[i] for i in out]
@@ -96,7 +109,11 @@ class PlanningBackend(ParallelBackendBase):
         hear = self._follower.hear if self._follower is not None and self._follower.wants_each else None
         try:
             if open_numbers:
-                _run(self._engine, [calls[i] for i in open_numbers], self._scattered, open_numbers, results, hear)
+                missing = [calls[i] for i in open_numbers]
+                if self._in_turn is None:
+                    _run(self._engine, missing, self._scattered, open_numbers, results, hear)
+                else:
+                    _run_in_turn(self._in_turn, self._engine, missing, self._scattered, open_numbers, results, hear)
         except KeyboardInterrupt:
             raise Interrupted(results, self._give_next) from None
         return [results[i] for i in range(len(calls))]
@@ -115,10 +132,10 @@ class PlanningBackend(ParallelBackendBase):
         self._scattered = []
 
 
-def surroundings() -> Surroundings:
+def surroundings(engine: Engine | None = None) -> Surroundings:
     """Those of the thread that calls."""
     filters = getattr(warnings, "_get_filters", lambda: warnings.filters)()  # type: ignore[attr-defined]
-    return Surroundings(get_config(), tuple(filters))
+    return Surroundings(get_config(), tuple(filters), engine)
 
 
 def _scattered(engine: Engine, values: list[Any], before: list[tuple[Any, Future[Any]]]) -> list[tuple[Any, Future[Any]]]:
@@ -139,16 +156,7 @@ def _run(
     """Put the results of the calls into `results` under their `numbers`; when interrupted, those that are there."""
     candidates = {id(call.kwargs.get("parameters")) for call in calls}
     planned = plan(calls, shared, surroundings(), uuid.uuid4().hex, share=len(candidates) > 1)
-    answers: dict[Key, list[tuple[int, int | None]]] = {}
-    for number, (key, at) in zip(numbers, planned.answers, strict=True):
-        answers.setdefault(key, []).append((number, at))
-
-    def take(key: Key, result: Any) -> None:
-        for number, at in answers.pop(key, ()):
-            results[number] = result if at is None else dict(result[at])
-            if hear is not None:
-                hear(number, results[number])
-
+    answers, take = _takers(planned, numbers, results, hear)
     wants = planned.wants
     futures = engine.submit_graph(planned.graph, wants)
     try:
@@ -169,6 +177,44 @@ def _run(
             for future, result in zip(finished, engine.gather(finished), strict=True):
                 take(future.key, result)
         raise
+
+
+def _run_in_turn(
+    here: InlineEngine,
+    engine: Engine,
+    calls: list[Call],
+    shared: list[tuple[Any, Future[Any]]],
+    numbers: list[int],
+    results: dict[int, Any],
+    hear: Callable[[int, Any], None] | None,
+) -> None:
+    """As `_run`, task by task in this thread; what they start themselves goes to `engine`."""
+    planned = plan(calls, shared, surroundings(engine), uuid.uuid4().hex)
+    if any(at is None for _, at in planned.answers) and any(isinstance(value, ChunkedRows) for value, _ in shared):
+        raise NotSupported(
+            "expected a search, cross_validate, or a function that scores as they do, without callbacks of scikit-learn, where "
+            f"X is a collection; found {getattr(calls[0].function, '__name__', calls[0].function)} with what is not; fetch X"
+        )
+    _, take = _takers(planned, numbers, results, hear)
+    for key in planned.wants:
+        take(key, here.submit_graph(planned.graph, [key])[0].result())
+
+
+def _takers(
+    planned: Plan, numbers: list[int], results: dict[int, Any], hear: Callable[[int, Any], None] | None
+) -> tuple[dict[Key, list[tuple[int, int | None]]], Callable[[Key, Any], None]]:
+    """For each task the calls that it answers and that have no result yet, and the function that takes its result for them."""
+    answers: dict[Key, list[tuple[int, int | None]]] = {}
+    for number, (key, at) in zip(numbers, planned.answers, strict=True):
+        answers.setdefault(key, []).append((number, at))
+
+    def take(key: Key, result: Any) -> None:
+        for number, at in answers.pop(key, ()):
+            results[number] = result if at is None else dict(result[at])
+            if hear is not None:
+                hear(number, results[number])
+
+    return answers, take
 
 
 def _data_of(calls: list[Call]) -> list[Any]:

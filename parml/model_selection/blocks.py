@@ -13,7 +13,7 @@ from sklearn.utils import indexable
 
 from parml.collections import is_collection
 from parml.data import Partitions
-from parml.tables import concatenate, library_of, row_count, slice_rows
+from parml.tables import concatenate, row_count, slice_rows, take_rows
 from parml_core.engine.base import Engine, Future
 from parml_core.errors import InputError
 from parml_core.graph import Graph, Ref, Task
@@ -166,13 +166,7 @@ def _look(fields: Mapping[str, Any], has_labels: bool) -> tuple[int, Any]:
 def _rows_for(fields: Mapping[str, Any], is_test: bool, n_test: int, seed: tuple[int, int]) -> Block:
     order = np.random.default_rng(seed).permutation(row_count(fields["X"]))
     chosen = np.sort(order[:n_test] if is_test else order[n_test:])
-    return _block({name: _take(value, chosen) for name, value in fields.items()})
-
-
-def _take(value: Any, rows: Any) -> Any:
-    if library_of(value) == "pandas":
-        return value.iloc[rows]
-    return value.take(rows) if library_of(value) == "pyarrow" else value[rows]
+    return _block({name: take_rows(value, chosen) for name, value in fields.items()})
 
 
 def _joined(blocks: list[Block]) -> Block:

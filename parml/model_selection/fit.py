@@ -6,7 +6,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,19 +15,28 @@ from sklearn import config_context
 from sklearn.base import BaseEstimator, clone
 from sklearn.pipeline import Pipeline
 
+from parml.collections import is_collection
 from parml.joblib import ParmlBackend
 from parml.model_selection import paths
+from parml.model_selection.chunked import Answered
 from parml.model_selection.ready import Capture, Failure, Outcome, Stage, bare, prepared
 from parml.model_selection.split import Fold, NeedsOwnCopies, n_rows, own, wants_to_write, with_inputs
+from parml_core.engine.base import Engine
+from parml_core.engine.registry import use
 
 __all__ = ["Job", "Member", "Surroundings", "call", "evaluate", "fit_part", "fit_stage", "last_of", "run"]
 
 
 class Surroundings(NamedTuple):
-    """scikit-learn's configuration and the warning filters of whoever started the search."""
+    """
+    scikit-learn's configuration and the warning filters of whoever started the search.
+
+    With an engine the tasks run in the caller's thread, and what they start themselves goes there.
+    """
 
     config: dict[str, Any]
     filters: tuple[Any, ...]
+    engine: Engine | None = None
 
 
 class Member(NamedTuple):
@@ -77,7 +86,9 @@ class Job(NamedTuple):
 
 def run(surroundings: Surroundings, function: Callable[..., Any], *args: Any) -> Any:
     """Call as if it were in the thread of whoever started the search; what is parallel inside goes to the same engine."""
-    with config_context(**surroundings.config), warnings.catch_warnings(), _nested():
+    engine = surroundings.engine
+    where = nullcontext() if engine is None else use(engine)
+    with where, config_context(**surroundings.config), warnings.catch_warnings(), _nested():
         warnings.resetwarnings()
         for action, message, category, module, lineno in surroundings.filters:
             patterns = [getattr(text, "pattern", text) or "" for text in (message, module)]
@@ -344,8 +355,9 @@ class _ScorerOf:
             X, y_true, params = fold.X_test, fold.y_test, fold.test_params
         else:
             X, y_true, params = fold.X_train, fold.y_train, fold.train_params
+        model = Answered(self._model) if is_collection(X) else self._model
         try:
-            scores = self._real(self._model, X, *(() if y_true is None else (y_true,)), **params)
+            scores = self._real(model, X, *(() if y_true is None else (y_true,)), **params)
         except Exception as error:
             if self._may_retry and wants_to_write(error):
                 raise NeedsOwnCopies from error

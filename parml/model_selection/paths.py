@@ -210,6 +210,8 @@ _RULES: dict[tuple[str, str], _Rule] = {
         ("sklearn", "KNeighbors", _NEIGHBOURS),
         ("xgboost", "XGB", _XGBOOST),
         ("lightgbm", "LGBM", _LIGHTGBM),
+        ("parml", "XGB", _XGBOOST),
+        ("parml", "LGBM", _LIGHTGBM),
     ]
     for task in ("Classifier", "Regressor")
 }

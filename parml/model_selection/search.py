@@ -11,9 +11,13 @@ from typing import Any
 import numpy as np
 from sklearn import model_selection as sk
 
+from parml.collections import is_collection
+from parml.from_dask import as_collection
 from parml.model_selection.backend import planned
+from parml.model_selection.chunked import Answered, laid_out
 from parml.model_selection.follow import Checkpoint, Follower, Interrupted, Progress
 from parml.model_selection.plot import Plotted
+from parml_core.engine.registry import resolve, use
 
 __all__ = ["GridSearchCV", "RandomizedSearchCV"]
 
@@ -44,6 +48,8 @@ class _Planned(OnEngine):
     `_run_search`. There the setting is taken back, for the refit at the end is not part of the plan.
     """
 
+    estimator: Any
+    best_estimator_: Any
     progress: bool
 
     def fit(self, X: Any, y: Any = None, **params: Any) -> Any:
@@ -52,7 +58,9 @@ class _Planned(OnEngine):
 
         Parameters
         ----------
-        X, y : array-like
+        X, y : array-like or collection
+            A collection as X needs an estimator that trains on partitions, such as parml.xgboost's: its rows stay where they
+            are, and a fold is some of them in their order. All else, as one column, is fetched.
         **params
             As scikit-learn takes them: for the estimator's fit, `groups` for the splitter, what metadata routing asks for.
 
@@ -60,17 +68,35 @@ class _Planned(OnEngine):
         -------
         self
         """
-        with ExitStack() as followed, ExitStack() as setting:
+        engine, estimator = resolve(self.client), self.estimator
+        X, y, params = laid_out(engine, estimator, X, y, params)
+        with use(engine), ExitStack() as followed, ExitStack() as setting:
             progress = followed.enter_context(Progress(type(self).__name__)) if self.progress else None
             directory, refit = getattr(self, "checkpoint", None), getattr(self, "refit", None)
             checkpoint = None if directory is None else Checkpoint(directory)
             follower = Follower(progress, checkpoint, refit if isinstance(refit, str) else None)
-            setting.enter_context(planned(self.client, follower))
+            setting.enter_context(planned(engine, estimator, follower))
             self._setting = setting
             try:
                 return super().fit(X, y, **params)  # type: ignore[misc]
             finally:
                 vars(self).pop("_setting", None)
+
+    def score(self, X: Any, y: Any = None, **params: Any) -> float:
+        """
+        The score of the best estimator on these rows. Of a collection it predicts partition by partition, and fetches that.
+
+        Returns
+        -------
+        float
+        """
+        if not (is_collection(as_collection(X)) and hasattr(self, "best_estimator_")):
+            return super().score(X, y, **params)  # type: ignore[misc,no-any-return]
+        engine, asked = resolve(self.client), copy.copy(self)
+        asked.best_estimator_ = Answered(self.best_estimator_)
+        X, y, params = laid_out(engine, self.best_estimator_, X, y, params)
+        with use(engine):
+            return super(_Planned, asked).score(X, y, **params)  # type: ignore[misc,no-any-return]
 
     def _run_search(self, evaluate_candidates: Callable[..., Any], *, callback_ctx: Any = None) -> None:
         vars(self).pop("_setting").close()

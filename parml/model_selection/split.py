@@ -7,8 +7,11 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils import get_tags
+
+from parml.collections import is_collection
 
 T = TypeVar("T")
 
@@ -40,6 +43,8 @@ def cut(
     """
     One split of the data, cut by scikit-learn itself: by its own function, with an estimator and a scorer that only look.
 
+    Rows of a collection stay in its order, which a splitter that shuffles changes only there.
+
     Parameters
     ----------
     fit_and_score : callable
@@ -48,6 +53,8 @@ def cut(
         Whose tags say how to cut (a matrix of distances is cut both ways).
     """
     estimator, scored = _Onlooker(like), []
+    if is_collection(X):
+        train, test = np.sort(train), np.sort(test)
 
     def look(estimator: Any, X: Any, y: Any = None, **params: Any) -> float:
         scored.append((X, y, params))
@@ -137,7 +144,7 @@ def wants_to_write(error: object) -> bool:
 def borrow(value: Any) -> Any:
     """A shared value in a form that its user cannot change for others."""
     numpy, pandas, sparse = sys.modules.get("numpy"), sys.modules.get("pandas"), sys.modules.get("scipy.sparse")
-    if value is None or isinstance(value, (str, bytes, int, float, Rows)):
+    if value is None or isinstance(value, (str, bytes, int, float, Rows)) or is_collection(value):
         return value
     if numpy and type(value) is numpy.ndarray and value.dtype != object:
         return _read_only(value)
@@ -154,7 +161,7 @@ def borrow(value: Any) -> Any:
 
 def own(value: Any) -> Any:
     """A copy that its user may change, with writable arrays."""
-    return copy.deepcopy(value)
+    return value if is_collection(value) else copy.deepcopy(value)
 
 
 def _read_only(array: Any) -> Any:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from sklearn import model_selection as sk
 
 from parml.model_selection.backend import planned
+from parml.model_selection.chunked import laid_out
+from parml_core.engine.registry import resolve, use
 
 __all__ = ["cross_val_predict", "cross_val_score", "cross_validate", "learning_curve", "validation_curve"]
 
 
 def cross_validate(estimator: Any, X: Any, y: Any = None, *, client: Any = None, **options: Any) -> dict[str, Any]:
     """
-    scikit-learn's cross_validate; the data go to the engine once.
+    scikit-learn's cross_validate; the data go to the engine once. X may be a collection where a search takes one.
 
     Parameters
     ----------
@@ -30,8 +33,7 @@ def cross_validate(estimator: Any, X: Any, y: Any = None, *, client: Any = None,
     >>> cross_validate(GaussianNB(), *load_iris(return_X_y=True), cv=3)["test_score"].round(2)
     array([0.92, 0.94, 0.96])
     """
-    with planned(client):
-        return sk.cross_validate(estimator, X, y, **options)
+    return _run(sk.cross_validate, client, estimator, X, y, options)
 
 
 def cross_val_score(estimator: Any, X: Any, y: Any = None, *, client: Any = None, **options: Any) -> Any:
@@ -45,8 +47,7 @@ def cross_val_score(estimator: Any, X: Any, y: Any = None, *, client: Any = None
     >>> cross_val_score(GaussianNB(), *load_iris(return_X_y=True), cv=3).round(2)
     array([0.92, 0.94, 0.96])
     """
-    with planned(client):
-        return sk.cross_val_score(estimator, X, y, **options)
+    return _run(sk.cross_val_score, client, estimator, X, y, options)
 
 
 def cross_val_predict(estimator: Any, X: Any, y: Any = None, *, client: Any = None, **options: Any) -> Any:
@@ -60,8 +61,7 @@ def cross_val_predict(estimator: Any, X: Any, y: Any = None, *, client: Any = No
     >>> cross_val_predict(GaussianNB(), *load_iris(return_X_y=True), cv=3).shape
     (150,)
     """
-    with planned(client):
-        return sk.cross_val_predict(estimator, X, y, **options)
+    return _run(sk.cross_val_predict, client, estimator, X, y, options)
 
 
 def validation_curve(estimator: Any, X: Any, y: Any, *, client: Any = None, **options: Any) -> Any:
@@ -78,8 +78,7 @@ def validation_curve(estimator: Any, X: Any, y: Any, *, client: Any = None, **op
     >>> train.shape
     (2, 3)
     """
-    with planned(client):
-        return sk.validation_curve(estimator, X, y, **options)
+    return _run(sk.validation_curve, client, estimator, X, y, options)
 
 
 def learning_curve(estimator: Any, X: Any, y: Any, *, client: Any = None, **options: Any) -> Any:
@@ -95,5 +94,11 @@ def learning_curve(estimator: Any, X: Any, y: Any, *, client: Any = None, **opti
     >>> sizes, test.shape
     (array([ 50, 100]), (2, 3))
     """
-    with planned(client):
-        return sk.learning_curve(estimator, X, y, **options)
+    return _run(sk.learning_curve, client, estimator, X, y, options)
+
+
+def _run(function: Callable[..., Any], client: Any, estimator: Any, X: Any, y: Any, options: dict[str, Any]) -> Any:
+    engine = resolve(client)
+    X, y, options = laid_out(engine, estimator, X, y, options)
+    with use(engine), planned(engine, estimator):
+        return function(estimator, X, y, **options)
