@@ -27,6 +27,7 @@ from parml_core.errors import NotSupported, ParmlError, SchedulerLost, WaitTimeo
 from parml_core.kernel.client import ClientKernel, Held
 from parml_core.protocol import messages as m
 from parml_core.runtime.peer import Conversation, DataLinks, limits_of
+from parml_core.store.pool import IDLE_S, pool
 from parml_core.store.shared import this_place
 from parml_core.typing import Address, Key
 
@@ -279,6 +280,11 @@ class Link:
         self.fetcher = Fetcher(self, 2 * self._settings.scheduler.worker_timeout_s)
         self._putter = Putter(self)
         self.spawn(self._listen())
+        self._trim_pool()
+
+    def _trim_pool(self) -> None:
+        pool.trim()
+        self.loop.call_later(IDLE_S / 2, self._trim_pool)
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.ensure_future(coroutine)
@@ -297,6 +303,7 @@ class Link:
         self._scheduler.flush()
         await self._scheduler.comm.close()
         await self.data.close()
+        pool.trim(0.0)
 
     async def _listen(self) -> None:
         try:

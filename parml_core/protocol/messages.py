@@ -428,13 +428,15 @@ class Loan(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """
     Where the buffers of a value lie for processes of the same host: in an open file of its owner (`store.shared`).
 
-    `lengths` are those of the buffers; `inode` tells the file from another one that has its descriptor by now.
+    `lengths` are those of the buffers. `inode` tells the file from another one that has its descriptor by now, and `use` the
+    value from another one that is in the file by now.
     """
 
     pid: int
     fd: int
     inode: int
     lengths: list[int]
+    use: int
 
 
 class GetValues(Message):

@@ -50,6 +50,7 @@ from parml_core.runtime.peer import Conversation, DataLinks, limits_of, unpack
 from parml_core.runtime.rank import RankNotStarted, RankProcess
 from parml_core.runtime.specs import RankSpec, Ready, WorkerSpec, tell_ready
 from parml_core.store.memory import MemoryStore
+from parml_core.store.pool import pool
 from parml_core.store.shared import borrow, this_place
 from parml_core.typing import Key
 
@@ -108,6 +109,8 @@ class Worker:
     async def start(self) -> None:
         """Listen, register with the scheduler, begin to work. Raises ConnectionLost, AuthenticationError, VersionMismatch."""
         spec, settings = self.spec, self.settings
+        if spec.memory_bytes:
+            pool.limit_bytes = min(pool.limit_bytes, spec.memory_bytes // 8)
         if self._nanny_fd >= 0:
             self._nanny = await NannyLink.attach(self._nanny_fd)
             self._nanny.lost.add_done_callback(lambda _: self.stop("its nanny is gone"))
@@ -182,6 +185,7 @@ class Worker:
             if self._ran and not executing:  # what tasks left in cycles may hold futures, and with them results elsewhere
                 self._ran = False
                 gc.collect()
+            pool.trim()
             await asyncio.sleep(self.settings.worker.heartbeat_s)
 
     def _spawn(self, coroutine: Any) -> asyncio.Task[None]:

@@ -3,19 +3,16 @@ Values that the processes of one host have in common: the buffers of a value in 
 
 A segment is a file in memory that has no name. Its owner tells others a `Loan`, by which they open it through ``/proc``; it is
 gone when the last process that has it is gone, whatever ended them, so nothing can be left behind. Before anybody else sees
-it, it is sealed: nobody can ever write to it or cut it short.
+it, it is sealed: nobody else can ever write to it or cut it short. Its owner writes another value into it when nobody has it
+any more (`store.pool`).
 """
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import fcntl
 import functools
 import mmap
 import os
-import resource
-import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -23,13 +20,13 @@ from pathlib import Path
 from parml_core.protocol.frames import nbytes_of
 from parml_core.protocol.messages import Loan
 from parml_core.protocol.serialize import Serialized
+from parml_core.store.pool import ALIGN, USE, MemoryFile, mapped, open_fds, pool
 from parml_core.typing import Buffer
 
 SHARED_BYTES = 64 * 1024
 """Buffers that are larger together are worth a segment."""
 
-_ALIGN = 64  # what vectorised code likes its arrays to begin at
-_open: set[int] = set()
+_NO_RESERVE = 0x4000  # MAP_NORESERVE: most who could write to what they got never do
 
 
 @functools.cache
@@ -58,7 +55,7 @@ class Segment:
     Attributes
     ----------
     buffers : list of memoryview
-        Read-only.
+        Read-only, unless it was borrowed as `private`.
     nbytes : int
 
     Examples
@@ -68,50 +65,56 @@ class Segment:
     [b'abc', b'\\x00\\x00\\x00']
     """
 
-    __slots__ = ("_fd", "_inode", "_lengths", "buffers", "nbytes")
+    __slots__ = ("_fd", "_file", "_inode", "_lengths", "_use", "buffers", "nbytes")
 
-    def __init__(self, fd: int, lengths: Sequence[int]) -> None:
-        """Map an open segment, and own its descriptor."""
-        self._lengths = list(lengths)
-        self._inode = os.fstat(fd).st_ino
-        offsets, self.nbytes = _layout(lengths)
-        whole = _mapped(fd, self.nbytes) if self.nbytes else memoryview(b"")
+    def __init__(self, fd: int, inode: int, use: int, lengths: Sequence[int], *, private: bool = False) -> None:
+        """
+        Map the file that is open as `fd`, which stays the caller's.
+
+        Raises
+        ------
+        FileNotFoundError
+            It holds another value by now.
+        """
+        offsets, end = _layout(lengths)
+        self._lengths, self._inode, self._use, self.nbytes = list(lengths), inode, use, end - ALIGN
+        if private:
+            whole = mapped(fd, end, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | _NO_RESERVE)
+        else:
+            whole = mapped(fd, end, mmap.PROT_READ, mmap.MAP_SHARED)
+        # From here on the file cannot be given another value. Was it before?
+        if USE.unpack_from(whole, 0)[0] != use:
+            raise FileNotFoundError("the value that was lent is gone, its place is another one's by now")
         self.buffers = [whole[offset : offset + length] for offset, length in zip(offsets, lengths, strict=True)]
-        self._fd = fd  # from here on it is this object's to close
-        _open.add(fd)
+        self._file: MemoryFile | None = None
+        self._fd = -1
 
     def __del__(self) -> None:
-        self._close()
-
-    def _close(self) -> None:
         """What was mapped stays mapped as long as a buffer is used."""
-        fd, self._fd = getattr(self, "_fd", -1), -1
-        if fd >= 0:
-            _open.discard(fd)
+        fd, file = getattr(self, "_fd", -1), getattr(self, "_file", None)
+        if file is not None:
+            pool.give(file)
+        elif fd >= 0:
+            open_fds.discard(fd)
             os.close(fd)
 
     @classmethod
     def of(cls, buffers: Sequence[Buffer]) -> Segment:
-        """Copy buffers into a new segment. Raises OSError where there is no memory or no descriptor for it."""
-        if 2 * len(_open) > resource.getrlimit(resource.RLIMIT_NOFILE)[0]:
-            raise OSError(errno.EMFILE, "segments have taken half of the files that this process may open")
+        """Copy buffers into a segment. Raises OSError where there is no memory or no descriptor for it."""
         lengths = [nbytes_of(buffer) for buffer in buffers]
-        offsets, nbytes = _layout(lengths)
-        fd = os.memfd_create("parml", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        offsets, end = _layout(lengths)
+        file = pool.take(end)
+        file.fill(buffers, offsets, end)
+        fd = _open(os.getpid(), file.fd)  # also this process reads by a descriptor that tells the kernel that somebody does
         try:
-            os.ftruncate(fd, nbytes)
-            for buffer, offset in zip(buffers, offsets, strict=True):
-                view, done = memoryview(buffer).cast("B"), 0
-                while done < len(view):  # written, not mapped: the kernel need not clear the pages first
-                    done += os.pwrite(fd, view[done:], offset + done)
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-            return cls(fd, lengths)
-        except BaseException:
+            segment = cls(fd, file.inode, file.use, lengths)
+        finally:
             os.close(fd)
-            raise
+        segment._file, segment._fd = file, file.fd
+        return segment
 
     @classmethod
-    def borrow(cls, loan: Loan, *, keep: bool) -> Segment:
+    def borrow(cls, loan: Loan, *, keep: bool, private: bool = False) -> Segment:
         """
         Map a segment of another process.
 
@@ -120,29 +123,33 @@ class Segment:
         loan : Loan
         keep : bool
             Whether it shall be possible to lend it to others in turn, which costs a descriptor.
+        private : bool
+            Whether the buffers shall be writable: then a page is copied when it is first written to, and nobody else sees that.
 
         Raises
         ------
         OSError
             It is not there any more, or its owner is out of reach.
         """
-        # By now the descriptor may be a FIFO, whose writer would be waited for without O_NONBLOCK.
-        fd = os.open(f"/proc/{loan.pid}/fd/{loan.fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = _open(loan.pid, loan.fd)
         try:
             found = os.fstat(fd)
-            if found.st_ino != loan.inode or found.st_size != _layout(loan.lengths)[1]:
+            if found.st_ino != loan.inode or found.st_size < _layout(loan.lengths)[1]:
                 raise FileNotFoundError(f"descriptor {loan.fd} of process {loan.pid} is another file by now")
-            segment = cls(fd, loan.lengths)
+            segment = cls(fd, loan.inode, loan.use, loan.lengths, private=private)
         except BaseException:
             os.close(fd)
             raise
-        if not keep:
-            segment._close()
+        if keep:
+            segment._fd = fd
+            open_fds.add(fd)
+        else:
+            os.close(fd)
         return segment
 
     def loan(self) -> Loan:
         """What another process of this host needs to know to map it, as long as this object lives."""
-        return Loan(os.getpid(), self._fd, self._inode, self._lengths)
+        return Loan(os.getpid(), self._fd, self._inode, self._lengths, self._use)
 
 
 def share(value: Serialized) -> Serialized:
@@ -160,9 +167,9 @@ def share(value: Serialized) -> Serialized:
     return Serialized(value.head, list(segment.buffers), segment)
 
 
-def borrow(head: bytes, loan: Loan, *, keep: bool) -> Serialized:
-    """A value whose buffers another process has lent; kept, it can be lent in turn. Raises OSError as `Segment.borrow`."""
-    segment = Segment.borrow(loan, keep=keep)
+def borrow(head: bytes, loan: Loan, *, keep: bool, private: bool = False) -> Serialized:
+    """A value whose buffers another process has lent; `keep`, `private` and OSError as of `Segment.borrow`."""
+    segment = Segment.borrow(loan, keep=keep, private=private)
     return Serialized(head, list(segment.buffers), segment if keep else None)
 
 
@@ -171,34 +178,16 @@ def loan_of(value: Serialized) -> Loan | None:
     return None if value.segment is None else value.segment.loan()
 
 
-def _mapped(fd: int, nbytes: int) -> memoryview:
-    """
-    The content of a file as memory, as long as a part of the view is used.
-
-    Like `mmap.mmap`, which however keeps a descriptor of its own open for each mapping (up to Python 3.12 without a choice).
-    """
-    address = _libc().mmap(None, nbytes, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
-    if address == ctypes.c_void_p(-1).value:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    memory = (ctypes.c_char * nbytes).from_address(address)
-    weakref.finalize(memory, _libc().munmap, address, nbytes).atexit = False
-    return memoryview(memory).cast("B").toreadonly()
-
-
-@functools.cache
-def _libc() -> ctypes.CDLL:
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mmap.restype = ctypes.c_void_p
-    libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
-    libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
-    return libc
+def _open(pid: int, fd: int) -> int:
+    # By now the descriptor may be a FIFO, whose writer would be waited for without O_NONBLOCK.
+    return os.open(f"/proc/{pid}/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
 
 
 def _layout(lengths: Sequence[int]) -> tuple[list[int], int]:
     """Where each buffer begins, and where the last one ends."""
-    offsets, end = [], 0
+    offsets, end = [], ALIGN
     for length in lengths:
-        start = -(-end // _ALIGN) * _ALIGN
+        start = -(-end // ALIGN) * ALIGN
         offsets.append(start)
         end = start + length
     return offsets, end

@@ -23,12 +23,25 @@ from parml_core.protocol.messages import Loan
 from parml_core.protocol.serialize import loads
 from parml_core.runtime.forking import own_memory_of
 from parml_core.store.memory import Entry
+from parml_core.store.pool import Pool, pool
 from parml_core.store.shared import Segment, this_place
 
 pytestmark = pytest.mark.skipif(not this_place(), reason="this system has no sealed memory files")
 
 BOUND_S = 20.0
 BIG = 100_000
+
+
+@pytest.fixture(autouse=True)
+def unpooled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process nothing is kept for later; `test_pool` has that."""
+    pool.trim(0.0)
+    monkeypatch.setattr("parml_core.store.shared.pool", Pool(0))
+
+
+def give_back() -> None:
+    """What a worker keeps for later."""
+    pool.trim(0.0)
 
 
 def open_segments(pid: int | None = None) -> int:
@@ -89,7 +102,7 @@ def test_segment_that_is_gone_is_never_taken_for_another_file() -> None:
     with pytest.raises(FileNotFoundError, match="another file"):
         Segment.borrow(loan, keep=False)
     with pytest.raises(OSError):
-        Segment.borrow(Loan(1 << 30, 0, 0, [1]), keep=False)
+        Segment.borrow(Loan(1 << 30, 0, 0, [1], 1), keep=False)
 
 
 def test_segment_whose_descriptor_is_a_fifo_by_now_is_not_waited_for(tmp_path: Path) -> None:
@@ -98,7 +111,7 @@ def test_segment_whose_descriptor_is_a_fifo_by_now_is_not_waited_for(tmp_path: P
     reading = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
     try:
         with pytest.raises(FileNotFoundError, match="another file"):
-            Segment.borrow(Loan(os.getpid(), reading, 0, [1]), keep=False)
+            Segment.borrow(Loan(os.getpid(), reading, 0, [1], 1), keep=False)
     finally:
         os.close(reading)
 
@@ -228,7 +241,7 @@ def test_released_values_leave_no_segment_open(client: Client) -> None:
     del arrays, totals
     gc.collect()
     for _ in range(200):  # round trips to each worker, which the releases overtake
-        client.run(gc.collect)
+        client.run(give_back)
         if not sum(map(open_segments, pids)):
             break
     assert sum(map(open_segments, pids)) == 0
