@@ -137,7 +137,7 @@ class Fetcher:
         keys = list(dict.fromkeys(record.key for record, _ in batch))
         try:
             link = await self._link.data.to(holder)
-            answer, values = await link.get(keys)
+            answer, values = await link.borrow(keys, keep=False, private=True)
         except (ParmlError, OSError) as error:
             for record, collector in batch:
                 self._link.spawn(self._fetch_elsewhere(record, collector, holder, str(error)))

@@ -118,11 +118,11 @@ class DataLink:
         """The answer, and for each key its value or None. Raises ConnectionLost."""
         return await self._get(keys, "")
 
-    async def borrow(self, keys: Sequence[Key], *, keep: bool) -> tuple[Values, list[Serialized | None]]:
+    async def borrow(self, keys: Sequence[Key], *, keep: bool, private: bool = False) -> tuple[Values, list[Serialized | None]]:
         """
-        As `get`; of a worker on this host large values are not copied: their buffers are memory of both, read-only.
+        As `get`; of a worker on this host large values are not copied: their buffers are memory of both.
 
-        `keep`: they can be lent in turn.
+        `keep`: they can be lent in turn. `private`: they are writable, and what is written is this process's alone.
         """
         answer, values = await self._get(keys, this_place())
         gone = []
@@ -130,7 +130,7 @@ class DataLink:
             loan = answer.loans.get(key)
             if loan is not None and value is not None:
                 try:
-                    values[i] = borrow(value.head, loan, keep=keep)
+                    values[i] = borrow(value.head, loan, keep=keep, private=private)
                 except OSError:  # dropped meanwhile, or this process may not look into that one
                     gone.append(i)
         if gone:

@@ -209,6 +209,38 @@ def test_workers_of_a_host_map_a_value_instead_of_copying_it(client: Client) -> 
     result[0] = 1.0  # nobody else's
 
 
+def wait_for_death(pid: int) -> None:
+    """Until the process of a worker is gone, and with it all that it had mapped."""
+    pause = threading.Event()
+    for _ in range(2000):
+        try:
+            if "Z" in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]:
+                return
+        except OSError:
+            return
+        pause.wait(0.005)
+    raise AssertionError(f"process {pid} lives")
+
+
+def test_client_maps_a_result_and_may_write_to_it(client: Client) -> None:
+    """It is not copied, what is written is seen by nobody else, and it stays what it is when its owner is killed."""
+    (owner, _) = client.workers()
+    future = client.submit(np.arange, float(BIG), hints=Hints(where=(owner.name,)))
+    first, second = client.gather([future])[0], future.result(BOUND_S)
+    assert "memfd:parml" in address_of(first)[1]
+    first[:10] = -1.0
+    assert second[:10].tolist() == list(range(10))
+    assert client.submit(np.sum, future).result(BOUND_S) == sum(range(BIG))
+    del future
+    os.kill(owner.pid, signal.SIGKILL)
+    wait_for_death(owner.pid)
+    assert second.sum() == sum(range(BIG))
+    assert first.sum() == sum(range(10, BIG)) - 10
+    gc.collect()
+    del first, second
+    assert mapped_segments() == 0
+
+
 def test_rank_maps_its_inputs(client: Client) -> None:
     """A rank of a gang has no copy of the partitions of its host."""
     arrays = client.map(np.full, [BIG] * 4, [float(x) for x in range(4)])
