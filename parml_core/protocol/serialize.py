@@ -8,9 +8,12 @@ What the receiver cannot import (it comes from ``__main__``, or is a lambda or a
 from __future__ import annotations
 
 import contextlib
+import copyreg
 import functools
 import hashlib
+import io
 import pickle
+import sys
 import traceback
 import types
 import weakref
@@ -115,7 +118,7 @@ def dumps(value: Any) -> Serialized:
         return False
 
     try:
-        head = pickle.dumps(value, 5, buffer_callback=keep_in_band)
+        head = _pickled(value, keep_in_band)
         by_reference = _MAIN not in head
     except Exception:
         by_reference = False
@@ -128,6 +131,33 @@ def dumps(value: Any) -> Serialized:
     if len(head) > _LARGE_HEAD_BYTES:
         return Serialized(b"", [head, *buffers])
     return Serialized(head, buffers)
+
+
+def _pickled(value: Any, buffer_callback: Callable[[pickle.PickleBuffer], bool]) -> bytes:
+    """As `pickle.dumps`, but that no large array is put into the pickle, as numpy does with those with gaps, and with times."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None:
+        return pickle.dumps(value, 5, buffer_callback=buffer_callback)
+    file = io.BytesIO()
+    pickler = pickle.Pickler(file, 5, buffer_callback=buffer_callback)
+    pickler.dispatch_table = {**copyreg.dispatch_table, numpy.ndarray: _reduce_array}
+    pickler.dump(value)
+    return file.getvalue()
+
+
+def _reduce_array(array: Any) -> Any:
+    if array.dtype.hasobject:
+        return array.__reduce_ex__(5)
+    if not array.flags.forc:
+        array = array.copy()
+    if array.dtype.kind in "mMV" and array.nbytes >= _IN_BAND_BYTES:  # times have no buffer
+        order = "C" if array.flags.c_contiguous else "F"
+        return _array_of, (array.ravel(order).view("u1"), array.dtype, array.shape, order)
+    return array.__reduce_ex__(5)
+
+
+def _array_of(data: Any, dtype: Any, shape: tuple[int, ...], order: str) -> Any:
+    return data.view(dtype).reshape(shape, order=order)
 
 
 def dumps_small(value: Any) -> bytes:
