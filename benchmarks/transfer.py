@@ -2,8 +2,9 @@
 What it takes to move data within one host: parml beside dask.distributed and Ray, two workers of one thread, in one run.
 
 Six cases. *scatter* of an array of 1 GiB from the client, and *gather* of it; *broadcast* of 256 MiB until a task on each
-worker has looked at it; *fetch*: a task on one worker looks at 256 MiB that a task on the other has made, and *again*: the
-next task there does so too; *arguments*: an array of 100 MiB passed to 50 tasks; *joblib*: the same to 50 calls of
+worker has looked at it; *fetch*: a task on one worker looks at 256 MiB that a task on the other has made, *again*: the next
+task there does so too, *made and fetched*: the same from the start of the task that makes it, as the systems do the copying at
+different ends; *arguments*: an array of 100 MiB passed to 50 tasks; *joblib*: the same to 50 calls of
 joblib.Parallel, loky included. Each case runs with each system in a program of its own, which does it several times; what is
 told of a program is the first time and the median of the later ones, when the memory that the system reuses is warm. Variants
 take turns, round after round, each round in another order. Extra memory is what all processes occupy beyond what they did
@@ -192,7 +193,7 @@ def joblib_on(name: str, n_workers: int) -> Iterator[None]:
         yield
 
 
-# --- the cases: each yields, time after time, the seconds it took ------------------------------------------------------
+# --- the cases: each yields, time after time, the seconds it took, and again when it has let go of the values ----------
 
 Case = Callable[[System], Iterator[dict[str, float]]]
 
@@ -213,6 +214,7 @@ def scatter_and_gather(system: System) -> Iterator[dict[str, float]]:
         assert found[0] == array[0] and found[-1] == 1.0
         yield {"scatter": scatter_s, "gather": gather_s}
         del handle, found
+        yield {}
 
 
 def broadcast(system: System) -> Iterator[dict[str, float]]:
@@ -222,17 +224,19 @@ def broadcast(system: System) -> Iterator[dict[str, float]]:
         seconds, handle = seconds_of(lambda: system.broadcast(array))
         yield {"broadcast": seconds}
         del handle
+        yield {}
 
 
 def fetch(system: System) -> Iterator[dict[str, float]]:
     yield {}
     for i in range(1000):
-        handle = system.make_on(0, 256, float(i))
+        make_s, handle = seconds_of(lambda i=i: system.make_on(0, 256, float(i)))
         first_s, found = seconds_of(lambda h=handle: system.look_on(1, h))
         again_s, _ = seconds_of(lambda h=handle: system.look_on(1, h))
         assert found == 2 * i
-        yield {"fetch": first_s, "again": again_s}
+        yield {"fetch": first_s, "again": again_s, "made and fetched": make_s + first_s}
         del handle
+        yield {}
 
 
 def arguments(system: System) -> Iterator[dict[str, float]]:
@@ -242,6 +246,7 @@ def arguments(system: System) -> Iterator[dict[str, float]]:
         seconds, found = seconds_of(lambda: system.pass_to_tasks(array))
         assert found == [2.0 + i for i in range(N_TASKS)]
         yield {"arguments": seconds}
+        yield {}
 
 
 def calls_of_joblib() -> Iterator[dict[str, float]]:
@@ -255,6 +260,7 @@ def calls_of_joblib() -> Iterator[dict[str, float]]:
         seconds, found = seconds_of(lambda c=calls: joblib.Parallel(n_jobs=2)(c))
         assert found == [2.0 + i for i in range(N_TASKS)]
         yield {"joblib": seconds}
+        yield {}
 
 
 CASES: dict[str, Case] = {"scatter": scatter_and_gather, "broadcast": broadcast, "fetch": fetch, "arguments": arguments}
@@ -278,6 +284,9 @@ def run(name: str, case: str, repeats: int, n_workers: int) -> None:
         found = []
         for _ in range(repeats):
             found.append(next(turns))
+            if repeats == 1:  # for a look at the memory
+                time.sleep(SETTLE_S)
+            next(turns)
             time.sleep(SETTLE_S)
         say(step="done", seconds={part: [turn[part] for turn in found] for part in found[0]})
 
@@ -380,10 +389,10 @@ def measure(systems: list[str], cases: list[str], rounds: int, repeats: int) -> 
 def tell(times: dict[str, Any], memory: dict[str, Any], machine: dict[str, float]) -> None:
     for part, of in times.items():
         base = of.get("parml", {}).get("ms")
-        print(f"\n{part:<14}{'ms':>10}{'÷ parml':>9}{'first, ms':>12}")
+        print(f"\n{part:<18}{'ms':>10}{'÷ parml':>9}{'first, ms':>12}")
         for name, row in of.items():
             ratio = f"{row['ms'] / base:.2f}" if base else "–"
-            print(f"{name:<14}{row['ms']:>10.1f}{ratio:>9}{row['first_ms']:>12.1f}")
+            print(f"{name:<18}{row['ms']:>10.1f}{ratio:>9}{row['first_ms']:>12.1f}")
     for title, by_name in memory.items():
         print(f"\n{title:<24}{'extra MiB':>10}{'× value':>10}")
         for name, mebibytes in by_name.items():
