@@ -26,7 +26,7 @@ from parml_core.typing import Buffer
 SHARED_BYTES = 64 * 1024
 """Buffers that are larger together are worth a segment."""
 
-_NO_RESERVE = 0x4000  # MAP_NORESERVE: most who could write to what they got never do
+_NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # most who could write to what they got never do
 
 
 @functools.cache
