@@ -49,7 +49,7 @@ def laid_out(engine: Engine, estimator: Any, X: Any, y: Any, params: Mapping[str
         )
     X, y, fields = persist(X, y, fields, engine=engine)  # together: they may come from the same files
     y, fields = compute(y, fields, engine=engine)
-    return ChunkedRows.of(engine, X) if is_collection(X) else X, y, fields
+    return ChunkedRows.counted(engine, X) if is_collection(X) else X, y, fields
 
 
 class ChunkedRows(PartitionedArray):
@@ -70,7 +70,7 @@ class ChunkedRows(PartitionedArray):
         self._starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
     @classmethod
-    def of(cls, engine: Engine, rows: Any) -> ChunkedRows:
+    def counted(cls, engine: Engine, rows: Any) -> ChunkedRows:
         """Of any collection; it is computed where it is not yet, and counted there."""
         (rows,) = persist(rows, engine=engine)
         graph, (keys,) = graph_of(rows)
@@ -93,7 +93,7 @@ class ChunkedRows(PartitionedArray):
         >>> from parml.testing.parts import cut
         >>> from parml_core.engine.inline import InlineEngine
         >>> engine = InlineEngine()
-        >>> rows = ChunkedRows.of(engine, cut(np.arange(5) * 10, 2))
+        >>> rows = ChunkedRows.counted(engine, cut(np.arange(5) * 10, 2))
         >>> rows[np.array([0, 3, 4])].compute(engine)
         array([ 0, 30, 40])
         """

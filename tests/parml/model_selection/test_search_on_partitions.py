@@ -165,7 +165,7 @@ def test_what_partitions_cannot_serve_is_refused_with_what_to_do() -> None:
     with pytest.raises(NotSupported, match="_fit_and_predict"):
         cross_val_predict(px.XGBClassifier(), rows, Y, client=engine)
     with pytest.raises(InputError, match="ascending order"):
-        ChunkedRows.of(engine, rows)[np.array([3, 1])]
+        ChunkedRows.counted(engine, rows)[np.array([3, 1])]
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_what_partitions_cannot_serve_is_refused_with_what_to_do() -> None:
 )
 def test_rows_of_partitions_are_those_of_the_whole(chosen: Any) -> None:
     engine, table = InlineEngine(), pd.DataFrame({"a": range(12)})
-    rows = ChunkedRows.of(engine, cut(table, 4, 4, 9))
+    rows = ChunkedRows.counted(engine, cut(table, 4, 4, 9))
     assert rows.shape == (12,) and len(rows[chosen]) == len(table.iloc[chosen])
     if len(rows[chosen]):
         pd.testing.assert_frame_equal(rows[chosen].compute(engine), table.iloc[chosen])
