@@ -40,9 +40,10 @@ unit:
 seeds:
 	$(BIN)/python -m parml_core.testing.sim --seeds 300
 
-soak: $(VENV)/.test  ## 20,000 simulated clusters with crashes, delays and partitions, and 200 real ones opened and killed
+soak: $(VENV)/.test  ## 20,000 simulated clusters with faults, 200 real ones opened and killed, joblib's and scikit-learn's own tests
 	$(BIN)/python -m parml_core.testing.sim --seeds 20000
 	$(BIN)/python -m tests.faults.test_cycles 200
+	$(BIN)/python -m tests.upstream
 
 bench: $(VENV)/.bench  ## overhead of a task beside dask.distributed, Ray and loky
 	$(BIN)/python benchmarks/overhead.py

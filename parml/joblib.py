@@ -12,7 +12,12 @@ the first call, serves all later ones and ends with the process.
   partials, closures and estimators) travel to each worker once in a call, and tasks share them. They must not change during
   the call. numpy arrays are read-only in the tasks; of a frame a task changes its own copy. ``Parallel(max_nbytes=None)``
   turns the sharing off.
+- A call that ends early (an error, ``timeout``, a closed generator) cancels what has not started. What runs goes on to its
+  end, unheard, beside what comes next: a thread cannot be ended from outside.
+- ``initializer(*initargs)``, of a Parallel or a configuration, is called in each worker before its first task of a call; not
+  again where it was the last that the worker called.
 - A call inside a task goes to the same cluster when it asks for more than one job, three levels deep; deeper ones are loops.
+- A forked process does not use its parent's cluster: it starts its own, or, inside another call, uses its threads.
 - What shares memory (``require="sharedmem"``) runs on threads of the calling process.
 
 Examples
@@ -154,8 +159,10 @@ class ParmlBackend(AutoBatchingMixin, ParallelBackendBase):
         short that slots would wait for the next one, and where all slots may be used, two for each slot.
         """
         jobs = self._n_jobs if self._n_jobs > 0 else max(self._slots + 1 + self._n_jobs, 1)
+        if self._slots:
+            jobs = min(jobs, self._slots)
         ahead = jobs >= self._slots and 0 < self._batch_duration_s < SHORT_BATCH_S
-        return max(jobs, 2 * self._slots) if ahead else jobs
+        return 2 * jobs if ahead else jobs
 
     def refresh(self) -> None:
         """Give workers that have joined their share: joblib itself only replaces what has ended."""

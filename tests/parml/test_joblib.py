@@ -195,6 +195,17 @@ def test_n_jobs_below_slots_is_never_exceeded(tmp_path: Path) -> None:
         assert engine.most_under_way == 2
 
 
+def test_n_jobs_above_slots_does_not_send_what_would_wait_for_a_slot(threads: Watching, tmp_path: Path) -> None:
+    """What waits here goes to the first slot that is free, and not behind a task that may be a long one."""
+    flag = tmp_path / "go"
+    with parallel_config("parml", client=threads):
+        results = Parallel(n_jobs=6, batch_size=1, return_as="generator")(delayed(wait_for)(flag) for _ in range(12))
+        assert until(lambda: threads.under_way == 2)
+        assert threads.submitted == 2
+        flag.touch()
+        assert list(results) == ["late"] * 12
+
+
 def test_n_jobs_minus_two_leaves_one_slot_free(tmp_path: Path) -> None:
     """A negative n_jobs counts back from all slots."""
     with ThreadsEngine(4) as inner:

@@ -43,6 +43,13 @@ def test_call_nested_in_joblibs_forked_processes_does_not_use_the_parents_client
     assert squares() == SQUARES  # and the parent's still works
 
 
+def test_call_in_a_fork_starts_a_cluster_of_its_own(cluster_client: Any) -> None:
+    """The parent's is not its own, and ends neither with it nor by it."""
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.apply(squares) == SQUARES
+    assert squares() == SQUARES
+
+
 def squares_of_a_fork() -> tuple[bool, list[int]]:
     """What a process says that is forked here, inside a task: whether it is another, and what it gets for its own calls."""
     reader, writer = os.pipe()
