@@ -15,9 +15,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Path", "path_of", "shortened"]
+__all__ = ["Path", "effort", "path_of", "shortened"]
 
 _HIST_STOPS_EARLY_FROM_ROWS = 10_000  # early_stopping="auto": larger data are split, smaller are not
+_DEEP = 20  # levels of a tree without a limit: what is counted is only which of two fits takes longer
 _HARMLESS_LIGHTGBM = frozenset({"verbose", "verbosity", "force_row_wise", "force_col_wise", "deterministic", "max_bin", "seed"})
 
 
@@ -69,6 +70,27 @@ def path_of(estimator: Any, n_train: int, fit_params: frozenset[str]) -> Path | 
     if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
         return None
     return Path(rule.parameter, int(value), rule.kind(params, n_train))
+
+
+def effort(estimator: Any) -> int:
+    """
+    A number that is larger for fits that take longer, as far as the size of an ensemble and the depth of its trees tell.
+
+    Examples
+    --------
+    >>> from sklearn.ensemble import RandomForestRegressor
+    >>> effort(RandomForestRegressor(20, max_depth=3)), effort(RandomForestRegressor(20))
+    (60, 400)
+    """
+    params = estimator.get_params(deep=False) if hasattr(estimator, "get_params") else {}
+    effort = 1
+    for name in ("n_estimators", "max_iter"):
+        if isinstance(params.get(name), numbers.Integral):
+            effort *= max(int(params[name]), 1)
+    if "max_depth" in params:
+        depth = params["max_depth"]
+        effort *= int(depth) if isinstance(depth, numbers.Integral) and depth > 0 else _DEEP
+    return effort
 
 
 @contextmanager

@@ -15,7 +15,7 @@ here, and no engine is known.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FunctionType
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import FeatureUnion, Pipeline
 
 from parml.model_selection.fit import Job, Member, Surroundings, call, evaluate, fit_part, fit_stage, last_of, run
-from parml.model_selection.paths import path_of
+from parml.model_selection.paths import effort, path_of
 from parml.model_selection.split import cut, without_data
 from parml_core.engine.base import Future
 from parml_core.graph import Graph, Ref, Task
@@ -49,16 +49,13 @@ class Plan:
     """
     A graph, and for each call the key of the task that answers it, with the position in that task's list of results.
 
-    The position is None where the task's result is the answer itself.
+    The position is None where the task's result is the answer itself. `wants` has the keys of the answers, each once, in the
+    order in which to begin them.
     """
 
     graph: Graph
     answers: list[tuple[Key, int | None]]
-
-    @property
-    def wants(self) -> list[Key]:
-        """The keys of the answers, each once."""
-        return list(dict.fromkeys(key for key, _ in self.answers))
+    wants: list[Key]
 
 
 def plan(
@@ -91,8 +88,8 @@ def plan(
         evaluation = _as_evaluation(one, refs) if share else None
         planned = builder.evaluation(evaluation) if evaluation is not None else None
         answers.append(planned or (builder.call(i, one), None))
-    wants = list(dict.fromkeys(key for key, _ in answers))
-    return Plan(fuse(cull(Graph(builder.finished(), futures), wants), wants), answers)
+    wants = builder.longest_first(dict.fromkeys(key for key, _ in answers))
+    return Plan(fuse(cull(Graph(builder.finished(), futures), wants), wants), answers, wants)
 
 
 # --- what a call means ---------------------------------------------------------------------------------------------------
@@ -253,6 +250,11 @@ class _Builder:
             data = Ref(group.fold.light if light else group.fold.key)
             self._tasks[key] = Task(key, run, (self._surroundings, evaluate, job, data, _refs(group.stages)))
         return list(self._tasks.values())
+
+    def longest_first(self, answers: Iterable[Key]) -> list[Key]:
+        """In this order they run: so no worker begins with a long fit when the others have nothing left."""
+        efforts = {key: effort(last_of(group.longest)) for key, group in self._groups.items()}
+        return sorted(answers, key=lambda key: -efforts.get(key, 0))
 
     # --- what can be fitted before ---
 

@@ -29,6 +29,7 @@ from parml.model_selection.plan import Call, plan
 from parml_core.engine.base import Engine
 from parml_core.engine.inline import InlineEngine
 from parml_core.engine.threads import ThreadsEngine
+from parml_core.graph.order import order
 
 X, Y = make_classification(60, 6, n_informative=4, random_state=0)
 
@@ -222,6 +223,23 @@ def test_plan_names_equal_work_equally_and_other_work_otherwise() -> None:
         assert plan(calls, list(zip(values, futures, strict=True)), surroundings, "x").wants == made.wants
         alone = plan(calls, list(zip(values, futures, strict=True)), surroundings, "x", share=False)
         assert len(alone.graph) == 18 and {at for _, at in alone.answers} == {None}
+
+
+def test_fits_that_take_longest_begin_first() -> None:
+    """Else a worker would begin with one of them when the others have nothing left."""
+    began: list[int] = []
+
+    class Noting(InlineEngine):
+        def submit_graph(self, graph: Any, wants: Any) -> Any:
+            jobs = [graph[key].args[2] for key in sorted(graph, key=order(graph).__getitem__) if key.startswith("evaluate")]
+            began.extend(-1 if job.estimator.max_depth is None else job.estimator.max_depth for job in jobs)
+            return super().submit_graph(graph, wants)
+
+    grid = {"max_depth": [2, 5, None], "n_estimators": [2, 4]}
+    with Noting() as engine:
+        search = GridSearchCV(RandomForestClassifier(random_state=0), grid, cv=2, client=engine, refit=False).fit(X, Y)
+    assert began == [-1, -1, 5, 2, 5, 2], "the last fit on a fold follows the one before it, and frees the fold"
+    assert [params["max_depth"] for params in search.cv_results_["params"]] == [2, 2, 5, 5, None, None]
 
 
 def _fit_and_score() -> None:
