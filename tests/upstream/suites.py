@@ -36,7 +36,7 @@ SEARCH = Suite(
     },
 )
 
-ENSEMBLE = Suite(modules=["sklearn.ensemble.tests.test_voting", "sklearn.ensemble.tests.test_bagging"], backend="parml")
+ENSEMBLE = Suite(modules=["sklearn.ensemble.tests.test_voting"], backend="parml")
 
 WHOLE = Suite(
     modules=["sklearn.utils.tests.test_parallel", "sklearn.model_selection", "sklearn.ensemble"],

@@ -13,7 +13,7 @@ from tests.upstream.suites import ENSEMBLE, JOBLIB, SEARCH
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("suite", "at_least"), [(JOBLIB, 100), (SEARCH, 100), (ENSEMBLE, 50)], ids=["joblib", "search", "ensemble"]
+    ("suite", "at_least"), [(JOBLIB, 100), (SEARCH, 100), (ENSEMBLE, 20)], ids=["joblib", "search", "ensemble"]
 )
 def test_parml_passes_what_loky_passes(suite: Suite, at_least: int, tmp_path: Path) -> None:
     """Each test passes, or fails on loky too, or is on a list; and what goes to loky there, goes to parml here."""
