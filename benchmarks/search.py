@@ -1,10 +1,10 @@
 """
 A search beside scikit-learn's with loky (and dask-ml's, where it is installed), two processes each, in one run.
 
-Two grids. *pipeline*: 2 settings of an expensive transformer × 12 of the model × 3 folds. *xgboost* (and *lightgbm*, *forest*):
-four values of n_estimators × max_depth × learning_rate. Every system starts once and idles while the others are measured; they
-take turns, round after round, each round in another order. Medians over the rounds, and their ratios. The scores of all systems
-must be equal.
+*pipeline*: 2 settings of an expensive transformer × 12 of the model × 3 folds, with the number of its fits. *xgboost* (and
+*lightgbm*, *forest*): four values of n_estimators × max_depth × learning_rate. *digits*: parml's searches that stop models
+early, beside all models trained to the end. Every system starts once and idles while the others are measured; they take turns,
+round after round, each round in another order. Medians over the rounds, and their ratios. All systems' scores must be equal.
 
     python benchmarks/search.py [--rounds 3] [--rows 4000] [--grids pipeline,xgboost] [--only parml,loky] [--json FILE]
 """
@@ -20,6 +20,7 @@ import os
 import platform
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -28,24 +29,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import loguniform
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.datasets import make_classification
+from sklearn.datasets import load_digits, make_classification
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, SGDClassifier
 from sklearn.pipeline import Pipeline
 
 N_WORKERS = 2
 SETTLE_S = 0.3  # what a system still has to tidy up after its turn is not to fall into the next one's
 FOLDS = 3
+WHOLE = "all to the end"
 
 
 class Landmarks(TransformerMixin, BaseEstimator):
-    """An expensive transformer: affinities to many landmarks, whitened."""
+    """An expensive transformer: affinities to many landmarks, whitened. Each fit adds a byte to the file `log`."""
 
-    def __init__(self, gamma: float = 0.1, n_landmarks: int = 600) -> None:
-        self.gamma, self.n_landmarks = gamma, n_landmarks
+    def __init__(self, gamma: float = 0.1, n_landmarks: int = 600, log: str = os.devnull) -> None:
+        self.gamma, self.n_landmarks, self.log = gamma, n_landmarks, log
 
     def fit(self, X: Any, y: Any = None) -> Landmarks:
+        with open(self.log, "ab") as file:
+            file.write(b".")
         self.landmarks_ = X[np.random.default_rng(0).permutation(len(X))[: self.n_landmarks]]
         values, vectors = np.linalg.eigh(self._affinities(self.landmarks_))
         keep = values > values[-1] * 1e-6
@@ -68,19 +73,24 @@ class Grid:
 
 @dataclass
 class System:
-    """A search that runs: how it searches, and how long it took for each grid."""
+    """A search that runs: how it searches, how long it took for each grid, and how often it fitted the transformer."""
 
     name: str
     version: str
     search: Callable[[Grid, Any, Any], Any]
+    engine: Any = None
     seconds: dict[str, list[float]] = field(default_factory=dict)
+    fits: int | None = None
 
 
 # --- the grids -----------------------------------------------------------------------------------------------------------
 
 
+LOG = Path(tempfile.gettempdir(), f"landmarks-{os.getpid()}")
+
+
 def pipeline_grid() -> Grid:
-    pipe = Pipeline([("slow", Landmarks()), ("clf", LogisticRegression(max_iter=40))])
+    pipe = Pipeline([("slow", Landmarks(log=str(LOG))), ("clf", LogisticRegression(max_iter=40))])
     return Grid(pipe, {"slow__gamma": [0.02, 0.05], "clf__C": np.logspace(-3, 2, 12).tolist()})
 
 
@@ -124,7 +134,7 @@ def parml_cluster() -> Iterator[System]:
         def search(grid: Grid, X: Any, y: Any) -> Any:
             return GridSearchCV(grid.estimator, grid.params, cv=FOLDS, refit=False, client=client).fit(X, y)
 
-        yield System("parml", version("parml"), search)
+        yield System("parml", version("parml"), search, client)
 
 
 @contextlib.contextmanager
@@ -182,9 +192,11 @@ def measure(systems: list[System], grids: dict[str, Grid], X: Any, y: Any, round
             at = turn % len(systems)
             for system in systems[at:] + systems[:at]:
                 print(f"round {turn + 1} of {rounds}: {name}, {system.name}", file=sys.stderr)
+                LOG.write_bytes(b"")
                 began = time.perf_counter()
                 found = system.search(grid, X, y)
                 system.seconds.setdefault(name, []).append(time.perf_counter() - began)
+                system.fits = len(LOG.read_bytes()) or system.fits
                 scores[system.name] = np.array([found.cv_results_[f"split{i}_test_score"] for i in range(FOLDS)])
                 gc.collect()
                 time.sleep(SETTLE_S)
@@ -192,11 +204,43 @@ def measure(systems: list[System], grids: dict[str, Grid], X: Any, y: Any, round
             assert all(np.array_equal(first, other) for other in scores.values()), f"{name}: the scores differ"
 
 
+def stopping_early(engine: Any, rounds: int) -> dict[str, Any]:
+    """On digits: 49 settings with 40 calls of partial_fit each, and two searches that give up on most of them on the way."""
+    from parml.model_selection import HyperbandSearchCV, IncrementalSearchCV
+
+    X, y = load_digits(return_X_y=True)
+    model = SGDClassifier(random_state=0)
+    space = {
+        "alpha": loguniform(1e-6, 1e1),
+        "eta0": loguniform(1e-4, 1e0),
+        "learning_rate": ["constant", "adaptive", "optimal"],
+        "penalty": ["l2", "l1", "elasticnet"],
+    }
+    how: dict[str, Any] = {"max_iter": 40, "random_state": 0, "test_size": 0.5, "client": engine}
+    searches = {
+        WHOLE: IncrementalSearchCV(model, space, 49, **how),
+        "IncrementalSearchCV": IncrementalSearchCV(model, space, 49, 1.0, **how),
+        "HyperbandSearchCV": HyperbandSearchCV(model, space, **how),
+    }
+    found: dict[str, Any] = {name: {"seconds_rounds": []} for name in searches}
+    for turn in range(rounds):
+        for name, search in searches.items():
+            print(f"round {turn + 1} of {rounds}: digits, {name}", file=sys.stderr)
+            began = time.perf_counter()
+            search.fit(X, y)
+            found[name]["seconds_rounds"].append(time.perf_counter() - began)
+            found[name] |= {"score": float(search.best_score_), "calls": search.metadata_["partial_fit_calls"]}
+    for row in found.values():
+        row["seconds"] = statistics.median(row["seconds_rounds"])
+    return found
+
+
 # --- telling -------------------------------------------------------------------------------------------------------------
 
 
-def results_of(systems: list[System], absent: dict[str, str], options: argparse.Namespace) -> dict[str, Any]:
-    grids = options.grids.split(",")
+def results_of(
+    systems: list[System], grids: list[str], early: dict[str, Any], absent: dict[str, str], options: argparse.Namespace
+) -> dict[str, Any]:
     medians = {s.name: {grid: statistics.median(s.seconds[grid]) for grid in grids} for s in systems}
     base = medians.get("parml")
     return {
@@ -205,10 +249,12 @@ def results_of(systems: list[System], absent: dict[str, str], options: argparse.
         "rows": options.rows,
         "rounds": options.rounds,
         "absent": absent,
+        "digits": early,
         "systems": {
             s.name: {
                 "version": s.version,
                 "seconds": medians[s.name],
+                "transformer_fits": s.fits,
                 "parml_over_it": base and {grid: base[grid] / medians[s.name][grid] for grid in grids},
                 "seconds_rounds": s.seconds,
             }
@@ -230,6 +276,11 @@ def table_of(results: dict[str, Any]) -> str:
             for grid in grids
         ]
         lines.append(f"{name:<22}{row['version']:<12}" + "".join(figures))
+    counts = [f"{name} {row['transformer_fits']}" for name, row in rows.items() if row["transformer_fits"]]
+    lines += ["fits of the transformer: " + ", ".join(counts)] if counts else []
+    for name, row in results["digits"].items():
+        calls = f"{row['calls']:>6} calls ({row['calls'] / results['digits'][WHOLE]['calls']:.0%})"
+        lines.append(f"digits, {name:<20}{calls:>20}   score {row['score']:.4f}{row['seconds']:>8.2f} s")
     lines += [f"{name}: not measured, {why}" for name, why in results["absent"].items()]
     return "\n".join(lines)
 
@@ -238,11 +289,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=4000)
-    parser.add_argument("--grids", default=",".join(GRIDS), help="comma-separated names (default: %(default)s)")
+    parser.add_argument("--grids", default=",".join([*GRIDS, "digits"]), help="comma-separated names (default: %(default)s)")
     parser.add_argument("--only", default=",".join(SYSTEMS), help="comma-separated names (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="write all figures here")
     options = parser.parse_args()
-    for given, known in ((options.grids, GRIDS), (options.only, SYSTEMS)):
+    for given, known in ((options.grids, [*GRIDS, "digits"]), (options.only, SYSTEMS)):
         unknown = sorted(set(given.split(",")) - set(known))
         if unknown:
             parser.error(f"expected names among {', '.join(known)}, found {', '.join(unknown)}")
@@ -255,8 +306,12 @@ def main() -> None:
                 systems.append(running.enter_context(SYSTEMS[name]()))
             except ImportError as error:
                 absent[name] = f"{error}"
-        measure(systems, {name: GRIDS[name]() for name in options.grids.split(",")}, X, y, options.rounds)
-        results = results_of(systems, absent, options)
+        grids = [name for name in options.grids.split(",") if name in GRIDS]
+        measure(systems, {name: GRIDS[name]() for name in grids}, X, y, options.rounds)
+        LOG.unlink(missing_ok=True)
+        engines = [system.engine for system in systems if system.engine is not None]
+        early = stopping_early(engines[0], options.rounds) if engines and "digits" in options.grids.split(",") else {}
+        results = results_of(systems, grids, early, absent, options)
     print(table_of(results))
     if options.json:
         options.json.write_text(json.dumps(results, indent=2) + "\n")
