@@ -88,8 +88,8 @@ def effort(estimator: Any) -> int:
         if isinstance(params.get(name), numbers.Integral):
             effort *= max(int(params[name]), 1)
     if "max_depth" in params:
-        depth = params["max_depth"]
-        effort *= int(depth) if isinstance(depth, numbers.Integral) and depth > 0 else _DEEP
+        levels = int(params["max_depth"]) if isinstance(params["max_depth"], numbers.Integral) else 0
+        effort *= levels if levels > 0 else _DEEP
     return effort
 
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import FunctionType
 from typing import Any, NamedTuple
 
 from sklearn.base import clone
@@ -27,6 +26,17 @@ from sklearn.pipeline import FeatureUnion, Pipeline
 from parml.model_selection.fit import Job, Member, Surroundings, call, evaluate, fit_part, fit_stage, last_of, run
 from parml.model_selection.paths import effort, path_of
 from parml.model_selection.split import cut, without_data
+from parml.model_selection.traits import (
+    is_plain_pipeline,
+    is_transformer,
+    last_name,
+    last_params,
+    names_are_plain,
+    output_is_set,
+    sees_model,
+    starts_ready,
+    writes,
+)
 from parml_core.engine.base import Future
 from parml_core.graph import Graph, Ref, Task
 from parml_core.graph.passes import cull, fuse
@@ -206,7 +216,7 @@ class _Builder:
             estimator = clone(one.estimator)
             if parameters is not None:
                 estimator.set_params(**clone(parameters, safe=False))
-            self._candidates[ident] = _Candidate(estimator, tokenize(estimator), _writes(estimator))
+            self._candidates[ident] = _Candidate(estimator, tokenize(estimator), writes(estimator))
         return self._candidates[ident]
 
     # --- evaluations ---
@@ -220,10 +230,10 @@ class _Builder:
         kwargs = one.kwargs
         options = {name: value for name, value in kwargs.items() if name in _OPTIONS}
         path, parameter, token = None, None, candidate.token
-        if not _sees_model(kwargs["scorer"]) and not options.get("return_estimator"):
-            path = path_of(last_of(candidate.estimator), len(kwargs["train"]), _last_params(candidate.estimator, fold.params))
+        if not sees_model(kwargs["scorer"]) and not options.get("return_estimator"):
+            path = path_of(last_of(candidate.estimator), len(kwargs["train"]), last_params(candidate.estimator, fold.params))
         if path is not None:
-            parameter = _last_name(candidate.estimator) + path.parameter
+            parameter = last_name(candidate.estimator) + path.parameter
             if candidate.token_beside_path is None:
                 candidate.token_beside_path = tokenize(clone(candidate.estimator).set_params(**{parameter: None}))
             token = candidate.token_beside_path
@@ -243,10 +253,10 @@ class _Builder:
             one = group.first
             assert one is not None
             job = Job(
-                one.function, group.longest, group.sources, one.kwargs["scorer"], _sees_model(one.kwargs["scorer"]),
+                one.function, group.longest, group.sources, one.kwargs["scorer"], sees_model(one.kwargs["scorer"]),
                 group.parameter, tuple(group.members),
             )  # fmt: skip
-            light = not job.sees_model and _starts_ready(group.longest, group.sources)
+            light = not job.sees_model and starts_ready(group.longest, group.sources)
             data = Ref(group.fold.light if light else group.fold.key)
             self._tasks[key] = Task(key, run, (self._surroundings, evaluate, job, data, _refs(group.stages)))
         return list(self._tasks.values())
@@ -280,9 +290,9 @@ class _Builder:
         """
         sources: dict[str, str | None] = {}
         stages: dict[str, Key] = {}
-        if fold.routed or not _names_are_plain(estimator):
+        if fold.routed or not names_are_plain(estimator):
             return sources, stages
-        if type(estimator) is Pipeline and _is_plain_pipeline(estimator):
+        if type(estimator) is Pipeline and is_plain_pipeline(estimator):
             for name, step in estimator.steps[:-1]:
                 if step is not None and step != "passthrough":
                     sources[prefix + name] = source_name
@@ -291,16 +301,16 @@ class _Builder:
             name, last = estimator.steps[-1]
             inner = self._inside(last, fold, source, (*steps, name), f"{prefix}{name}__", source_name)
             return sources | inner[0], stages | inner[1]
-        if any(_leads_to(steps, param) for param in fold.params) or _output_is_set(estimator, self._surroundings.config):
+        if any(_leads_to(steps, param) for param in fold.params) or output_is_set(estimator, self._surroundings.config):
             return sources, stages
         if type(estimator) is FeatureUnion and not estimator.verbose:
             for name, part in estimator.transformer_list:
-                if _is_transformer(part):
+                if is_transformer(part):
                     sources[prefix + name] = source_name
                     stages[prefix + name] = self._stage(part, fold, source, (*steps, name))
         elif type(estimator) is ColumnTransformer and not estimator.verbose:
             for name, part, columns in estimator.transformers:
-                if _is_transformer(part):
+                if is_transformer(part):
                     sources[prefix + name] = None
                     stages[prefix + name] = self._part(estimator, name, part, columns, fold, source)
         return sources, stages
@@ -327,80 +337,3 @@ def _refs(keys: Mapping[str, Key]) -> dict[str, Ref]:
 
 def _leads_to(steps: tuple[str, ...], param: str) -> bool:
     return param.startswith("__".join(steps) + "__") if steps else True
-
-
-def _last_name(estimator: Any) -> str:
-    """What stands before the parameters of the estimator at the end."""
-    prefix = ""
-    while isinstance(estimator, Pipeline):
-        name, estimator = estimator.steps[-1]
-        prefix += name + "__"
-    return prefix
-
-
-def _last_params(estimator: Any, params: frozenset[str]) -> frozenset[str]:
-    """The names of what the fit of the estimator at the end gets."""
-    prefix = _last_name(estimator)
-    return frozenset(param[len(prefix) :] for param in params if param.startswith(prefix))
-
-
-def _starts_ready(estimator: Any, sources: Mapping[str, str | None]) -> bool:
-    """Whether nobody looks at the data themselves: the first that would is a part that is fitted already."""
-    prefix = ""
-    while type(estimator) is Pipeline:
-        looking = [(name, step) for name, step in estimator.steps if step is not None and step != "passthrough"]
-        if not looking:
-            return False
-        name, estimator = looking[0]
-        prefix += name
-        if prefix in sources:
-            return True
-        prefix += "__"
-    return False
-
-
-def _writes(estimator: Any) -> bool:
-    """Whether some part has ``copy=False``. scikit-learn then scores on what the fit has left of the data."""
-    return any(
-        value is False and name.rpartition("__")[2] in ("copy", "copy_X") for name, value in estimator.get_params().items()
-    )
-
-
-def _is_transformer(part: Any) -> bool:
-    return all(hasattr(part, name) for name in ("get_params", "fit", "transform"))
-
-
-def _is_plain_pipeline(pipeline: Pipeline) -> bool:
-    """Whether it does nothing between its steps that would be missed, or seen, if they were fitted elsewhere."""
-    return (
-        pipeline.memory is None
-        and getattr(pipeline, "transform_input", None) is None
-        and not pipeline.verbose
-        and all(step is None or step == "passthrough" or _is_transformer(step) for _, step in pipeline.steps[:-1])
-    )
-
-
-def _names_are_plain(estimator: Any) -> bool:
-    """Whether the parts can be set by their names; where they cannot, scikit-learn's own fit will say so."""
-    attribute = {Pipeline: "steps", FeatureUnion: "transformer_list", ColumnTransformer: "transformers"}.get(type(estimator))
-    if attribute is None:
-        return False
-    parts = getattr(estimator, attribute)
-    if not isinstance(parts, list) or not parts or not all(isinstance(part, tuple) and len(part) in (2, 3) for part in parts):
-        return False
-    names = [part[0] for part in parts]
-    own = estimator.get_params(deep=False)
-    return len({*names}) == len(names) and all(isinstance(n, str) and "__" not in n and n not in own for n in names)
-
-
-def _output_is_set(estimator: Any, config: Mapping[str, Any]) -> bool:
-    """Whether a container other than the default was asked for: its columns are named after the parts' classes."""
-    return config.get("transform_output", "default") != "default" or hasattr(estimator, "_sklearn_output_config")
-
-
-def _sees_model(scorer: Any) -> bool:
-    """Whether a scorer may look at more than predictions: all but scikit-learn's own, which ask for these alone."""
-    members = getattr(scorer, "_scorers", None)
-    if isinstance(members, dict):
-        return any(_sees_model(member) for member in members.values())
-    return isinstance(scorer, FunctionType) or not type(scorer).__module__.startswith("sklearn.")
