@@ -226,7 +226,7 @@ class Executor:
         key, attempt, fn_id = job.assignment.key, job.assignment.attempt, job.assignment.fn
         self._running[key, attempt] = job
         if self._unclaimed.pop((key, attempt), None) is None:
-            del self._running[key, attempt]
+            self._ran(job)
             return  # it was taken back
         _current.job = job
         value, nbytes, failure, small = None, 0, None, b""
@@ -250,9 +250,13 @@ class Executor:
             failure = failure_of(error, key=key, worker=self._worker)
             error.__traceback__ = None  # its frames hold the inputs
         _current.job = None
-        if self._running.pop((key, attempt), None) is None:
-            self._make_room(-job.assignment.threads)  # it was skipped meanwhile
+        self._ran(job)
         self._report(Outcome(key, attempt, value, nbytes, duration_s, failure, small))
+
+    def _ran(self, job: Job) -> None:
+        """A job that was skipped while it ran needs no room beside another's any more."""
+        if self._running.pop((job.assignment.key, job.assignment.attempt), None) is None:
+            self._make_room(-job.assignment.threads)
 
     def _report(self, outcome: Outcome) -> None:
         self._outcomes.append(outcome)
