@@ -101,11 +101,13 @@ def test_file_is_used_again_when_a_reader_was_killed() -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
         assert reader.stdin is not None and reader.stdout is not None
         assert reader.stdout.readline() == "mapped\n"
+        pool.trim()  # lately, however long the reader took to start
         del segment
         assert segment_of(2.0).loan().inode != loan.inode
         print(file=reader.stdin, flush=True)
         assert reader.stdout.readline() == "{1.0}\n"
         reader.kill()
+    pool.trim(60.0)
     again = [segment_of(3.0), segment_of(4.0)]
     assert loan.inode in {segment.loan().inode for segment in again}
 
