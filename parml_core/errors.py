@@ -21,6 +21,7 @@ and gains a note that names the task and the worker.
          ├─ RemoteError                                         a task raised what cannot be rebuilt here
          ├─ WorkerKilled                                        a task took down too many workers
          ├─ DataLost                            LookupError     a value that nobody can make again
+         ├─ SpillError                  MemoryError     no room on disk for what does not fit into memory
          ├─ GangError                                           a rank was lost or failed, or could not start
          ├─ ConnectionLost                      ConnectionError
          │   └─ SchedulerLost
@@ -52,6 +53,7 @@ __all__ = [
     "RemoteError",
     "SchedulerLost",
     "SerializationError",
+    "SpillError",
     "TaskCancelled",
     "VersionMismatch",
     "WaitTimeout",
@@ -119,6 +121,10 @@ class DataLost(ClusterError, LookupError):
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
+
+
+class SpillError(ClusterError, MemoryError):
+    """What does not fit into a worker's memory finds no room on its disk either; the message names folder and free bytes."""
 
 
 class GangError(ClusterError):

@@ -92,6 +92,33 @@ class ValuesPut(Event):
     values: tuple[tuple[Key, int], ...]
 
 
+class InputsUnreadable(Event):
+    """A run that was handed over did not start: these of its inputs were on disk, and are not what they were."""
+
+    key: Key
+    attempt: int
+    lost: tuple[Key, ...]
+
+
+class ValuesUnreadable(Event):
+    """These values were on disk, and are not what they were: who asked for them was told that they are not here."""
+
+    keys: tuple[Key, ...]
+
+
+class MemoryPressure(Event):
+    """
+    The worker's memory is short (`paused`), or not any more.
+
+    `moving`: values are on their way to disk, which will soon be over; nothing starts until then. `refusal` says what a run
+    fails with that would start: there is no room on disk for what would have to make way for it.
+    """
+
+    paused: bool
+    moving: bool = False
+    refusal: Failure | None = None
+
+
 class SlotsBlocked(Event):
     """Running tasks that use `count` threads only wait now (negative: they run again)."""
 

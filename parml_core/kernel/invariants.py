@@ -257,7 +257,8 @@ def _check_queues(kernel: SchedulerKernel, n_queued: int) -> None:
         for task in suspects:
             if task.state == "queued":
                 places[task] = places.get(task, 0) + 1
-    for worker in (*placement.draining, *placement.maybe_room, *placement.backlogged):
+    _check_short(kernel, common)
+    for worker in (*placement.draining, *placement.maybe_room, *placement.backlogged, *placement.short):
         if kernel.workers.get(worker.id) is not worker:
             _broken(kernel, f"placement counts on {worker}, which is lost")
     if len(places) != n_queued or any(count != 1 for count in places.values()):
@@ -267,6 +268,30 @@ def _check_queues(kernel: SchedulerKernel, n_queued: int) -> None:
             f"waits in {places.get(lost[0], 0)} places" if lost else "a task that is gone waits",
             lost[0] if lost else None,
         )
+
+
+def _check_short(kernel: SchedulerKernel, common: bool) -> None:
+    """A worker that is short of memory still gets a task where it runs none and nobody else can take it."""
+    placement = kernel.placement
+    workers = kernel.workers.values()
+    if list(placement.short) != [w for w in placement.short if w.pressure] or any(
+        w.pressure and w not in placement.short for w in workers
+    ):
+        _broken(kernel, f"{list(placement.short)} are short of memory, {[w.pressure for w in workers]} are the pressures")
+    for worker in placement.short:
+        open_ = worker.slots > 0 and worker.reserved_by is None and not placement.drains(worker)
+        if not open_ or worker.busy > worker.blocked or (worker.pressure > 1 and any(w.busy > w.blocked for w in workers)):
+            continue
+        better = any(
+            w.pressure < worker.pressure and w.slots > 0 and w.reserved_by is None and not placement.drains(w) for w in workers
+        )
+        if common and not better:
+            _broken(kernel, f"{worker} is as little short of memory as any, runs nothing, and tasks wait in the common queue")
+        for _, sequence, task in worker.ready:
+            meant = task.state == "queued" and task.sequence == sequence
+            lacks = bool(task.spec and task.spec.hints and task.spec.hints.resources)  # perhaps, what others use
+            if meant and not lacks and not (worker.pressure > 1 and better):
+                _broken(kernel, f"waits for {worker}, which runs nothing", task)
 
 
 # --- the worker --------------------------------------------------------------------------------------------------------
@@ -305,5 +330,13 @@ def check_worker(kernel: WorkerKernel) -> None:
         assert (run.state == "ready") == (key in queued), f"{key} is {run.state}, and is it queued? {key in queued}"
     for key in kernel.made_by:
         assert key in kernel.values, f"{key} was made here, and is gone"
-    for peer in kernel.to_ask:
-        assert peer in kernel.asking, f"{list(kernel.to_ask[peer])} wait to be asked of {peer}, which is asked nothing"
+    assert kernel.asking.keys() == kernel.asking_bytes.keys(), f"{list(kernel.asking)}: bytes of {list(kernel.asking_bytes)}"
+    on_the_way = sum(kernel.asking_bytes.values())
+    assert on_the_way <= kernel.policy.fetching_bytes or len(kernel.asking) == 1, f"{on_the_way} bytes are on their way"
+    for peer, keys in kernel.to_ask.items():
+        assert kernel.asking or kernel.pressure.moving or not any(key in kernel.wanted for key in keys), (
+            f"{list(keys)} wait to be asked of {peer}, and nothing is asked of anybody"
+        )
+    if kernel.level:
+        kept = [run.assignment.key for run in kernel.runs.values() if run.state != "handed" and not run.assignment.anyway]
+        assert not kept, f"short of memory, and {kept} were not given back"

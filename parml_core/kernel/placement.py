@@ -6,6 +6,9 @@ inputs in the queue of the worker where they cost least (bytes to move, against 
 with room takes the better of the two heads; one that finds neither takes from the longest queue, if moving the inputs
 costs less than the wait there. So nothing that a worker has not been sent yet needs a protocol to be stolen.
 
+A worker that is short of memory has no room, and still gets one task at a time: what no other may run, or anything where no
+other is better off. So nothing waits for a worker that waits itself.
+
 How much is sent ahead of need follows the measured duration: about `prefetch_s` of work for each slot. Tasks of
 microseconds travel hundreds to a message, tasks of seconds one ahead.
 """
@@ -24,6 +27,9 @@ Entry = tuple[tuple[int, int, int], int, TaskRecord]
 
 STUCK_S, STUCK_SLOTLESS_S = 2.0, 60.0
 """When for so long nothing ran but tasks that wait for others, or take no slot, a suspect may run beside one of these."""
+
+FULL = 2
+"""The pressure of a worker that can start nothing (`messages.Pressure`)."""
 
 STEAL_FROM, STEAL_DEPTH, STEAL_BY = 4, 16, 8
 """Of so many queues, the longest, so many tasks are looked at (some are tied to their worker), and so many takers for each."""
@@ -64,6 +70,7 @@ class Placement:
         self.postponed: dict[TaskRecord, float] = {}  # to be placed at this time
         self.maybe_room: dict[WorkerRecord, None] = {}  # contains every worker that has room
         self.backlogged: dict[WorkerRecord, None] = {}  # contains every worker whose queue is not empty
+        self.short: dict[WorkerRecord, None] = {}  # of memory
         self.stuck_since_s = inf  # all that runs only waits for others
         self._sequence = 0
 
@@ -84,7 +91,7 @@ class Placement:
 
     def has_room(self, worker: WorkerRecord) -> bool:
         """Whether a worker may be sent another task now."""
-        if worker.reserved_by is not None or (self.draining and self.drains(worker)):
+        if worker.pressure or worker.reserved_by is not None or (self.draining and self.drains(worker)):
             return False
         slots, busy = worker.slots, worker.busy
         if busy < slots:
@@ -127,6 +134,8 @@ class Placement:
         hints = task.spec.hints if task.spec else None
         restricted = hints is not None and bool(hints.where or hints.resources)
         if task.suspect:
+            for worker in [worker for worker in self.short if self.draining.get(worker) is task]:
+                self._drain_no_more(worker)  # it was given back
             if task not in self.draining.values():
                 self.suspects[task] = None
         elif not task.deps and not restricted and (hints is None or hints.threads > 0):
@@ -153,7 +162,10 @@ class Placement:
         if not candidates:
             self.unplaceable[task] = now
             return
-        best = min(candidates, key=lambda w: (self._start_s(w) + self.transfer_s(task, w), w.busy + len(w.ready), w.index))
+        best = min(
+            candidates,
+            key=lambda w: (self._start_s(w) + self.transfer_s(task, w), w.pressure, w.busy + len(w.ready), w.index),
+        )
         hints = task.spec.hints if task.spec else None
         if hints is not None and hints.threads == 0 and not hints.resources:
             self.assign(task, best)
@@ -167,8 +179,8 @@ class Placement:
     def _start_s(self, worker: WorkerRecord) -> float:
         """When a task that is queued for this worker now is expected to start."""
         slots = worker.slots
-        if slots <= 0 or worker.reserved_by is not None or self.drains(worker):
-            return inf  # ranks of a gang have it, or a suspect, and nobody knows for how long
+        if slots <= 0 or worker.pressure or worker.reserved_by is not None or self.drains(worker):
+            return inf  # ranks of a gang have it, or a suspect, or it lacks memory, and nobody knows for how long
         wait_s = worker.load_s if worker.busy >= slots else 0.0
         if worker.ready:
             wait_s += len(worker.ready) * self.duration_s(worker.ready[0][2].group)
@@ -202,9 +214,28 @@ class Placement:
         """Send nothing more to a worker that is not in `workers` any more. What is queued for it has to be put elsewhere."""
         self.maybe_room.pop(worker, None)
         self.backlogged.pop(worker, None)
-        suspect = self.draining.pop(worker, None)
-        if suspect is not None and suspect.state == "queued":
-            self.suspects[suspect] = None
+        self.short.pop(worker, None)
+        self._drain_no_more(worker)
+
+    def pressure_changed(self, worker: WorkerRecord, level: int, now: float) -> None:
+        """A worker is more or less short of memory than before."""
+        worker.pressure = level
+        if level:
+            self.short[worker] = None
+            self._drain_no_more(worker)
+        else:
+            self.short.pop(worker, None)
+        self.maybe_room[worker] = None
+        for other in list(self.short):  # what waits there may be better off elsewhere
+            self.queue_elsewhere(other, now)
+
+    def _drain_no_more(self, worker: WorkerRecord) -> None:
+        """A suspect that has not started on this worker finds another one."""
+        suspect = self.draining.get(worker)
+        if suspect is not None and suspect.worker is not worker:
+            del self.draining[worker]
+            if suspect.state == "queued":
+                self.suspects[suspect] = None
 
     def queue_elsewhere(self, worker: WorkerRecord, now: float) -> None:
         """Find another place for what is queued for a worker that is lost, or that a gang has taken."""
@@ -232,13 +263,18 @@ class Placement:
             self._fill_from_common(parked)
         if self.backlogged:
             self._fill_from_own(parked)
+        self._unpark(parked)
+        if self.backlogged:
+            self._share()
+        if self.short:
+            self._feed_short()
+
+    def _unpark(self, parked: list[Entry]) -> None:
         for entry in parked:
             preferred = entry[2].preferred
             assert preferred is not None
             heappush(preferred.ready, entry)
             self.backlogged[preferred] = None
-        if self.backlogged:
-            self._share()
 
     def _fill_from_common(self, parked: list[Entry]) -> None:
         """While tasks wait in the common queue: one for each idle worker, then more for the least loaded."""
@@ -284,6 +320,30 @@ class Placement:
             while (found := self._stealable(victim)) is not None:
                 self._give(*found)  # its entry in the queue is void now
 
+    def _feed_short(self) -> None:
+        """Workers that are short of memory and run nothing: each gets a task, if there is no better place for it."""
+        parked: list[Entry] = []
+        for worker in list(self.short):
+            if worker.busy > worker.blocked:
+                continue
+            better = any(w.pressure < worker.pressure and self._open(w) for w in self.workers.values())
+            while worker.busy <= worker.blocked and self._open(worker):
+                if worker.pressure >= FULL:  # the task would fail: not while others go on, which may make room
+                    head = self._head(worker.ready)
+                    if any(w.busy > w.blocked for w in self.workers.values()):
+                        break
+                    if better and (head is None or not _restricted(head[2])):
+                        break
+                task = self._next(worker, parked, common=not better)
+                if task is None:
+                    break
+                self._give(task, worker)
+        self._unpark(parked)
+
+    def _open(self, worker: WorkerRecord) -> bool:
+        """Whether neither a gang nor a suspect keeps tasks from a worker."""
+        return worker.slots > 0 and worker.reserved_by is None and not self.drains(worker)
+
     def _give(self, task: TaskRecord, worker: WorkerRecord) -> bool:
         """Assign; whether the worker has still room."""
         self.assign(task, worker)
@@ -298,14 +358,15 @@ class Placement:
         slots, busy = worker.slots or 1, worker.busy
         return (worker.load_s / slots if busy >= slots else 0.0), busy / slots
 
-    def _next(self, worker: WorkerRecord, parked: list[Entry]) -> TaskRecord | None:
+    def _next(self, worker: WorkerRecord, parked: list[Entry], *, common: bool = True) -> TaskRecord | None:
         """The best task for a worker, taken out of its queue or the common one; those that lack a resource are parked."""
         while True:
-            own, common = self._head(worker.ready), self._head(self.queue)
-            if own is None and common is None:
+            own, other = self._head(worker.ready), self._head(self.queue) if common else None
+            if own is None:
                 self.backlogged.pop(worker, None)
-                return None
-            source = worker.ready if common is None or (own is not None and own < common) else self.queue
+                if other is None:
+                    return None
+            source = worker.ready if other is None or (own is not None and own < other) else self.queue
             entry = heappop(source)
             if _resources_free(entry[2], worker):
                 return entry[2]
@@ -320,9 +381,7 @@ class Placement:
         for _, sequence, task in victim.ready[:STEAL_DEPTH]:
             if task.state != "queued" or task.sequence != sequence or task.unreachable:
                 continue
-            hints = task.spec.hints if task.spec else None
-            restricted = hints is not None and (hints.where or hints.resources)
-            for thief in self.eligible(task) if restricted else islice(self.maybe_room, STEAL_BY):
+            for thief in self.eligible(task) if _restricted(task) else islice(self.maybe_room, STEAL_BY):
                 if thief is victim or not self.has_room(thief) or not _resources_free(task, thief):
                     continue
                 if self._start_s(thief) + self.transfer_s(task, thief) < start_s:
@@ -358,7 +417,10 @@ class Placement:
                 del self.suspects[task]
                 continue
             eligible = self.eligible(task)
-            fitting = [w for w in free if w in eligible and (not w.blocked or _resources_free(task, w))]
+            pressure = min((w.pressure for w in eligible), default=0)
+            fitting = [
+                w for w in free if w in eligible and w.pressure == pressure and (not w.blocked or _resources_free(task, w))
+            ]
             if fitting:
                 best = min(fitting, key=lambda w: (w.load_s, w.busy, w.index))
                 free.remove(best)
@@ -386,6 +448,11 @@ class Placement:
                 self.suspects[task] = None  # a gang has taken the worker meanwhile, or tasks that wait keep its resources
             del self.draining[worker]
             self.maybe_room[worker] = None
+
+
+def _restricted(task: TaskRecord) -> bool:
+    hints = task.spec.hints if task.spec else None
+    return hints is not None and bool(hints.where or hints.resources)
 
 
 def _resources_free(task: TaskRecord, worker: WorkerRecord) -> bool:

@@ -178,6 +178,7 @@ class WorkerRecord:
         "last_seen_s",
         "load_s",
         "memory_bytes",
+        "pressure",
         "progress_s",
         "ranks",
         "ready",
@@ -208,6 +209,7 @@ class WorkerRecord:
         self.resources = dict(info.resources)  # what is free
         self.executing: list[tuple[Key, int]] = []
         self.memory_bytes = 0
+        self.pressure = 0  # how short of memory it is, see m.Pressure
         self.cpu_percent = 0.0
 
     @property

@@ -116,6 +116,7 @@ class SchedulerKernel:
             m.Copied: self._on_copied,
             m.Started: self._on_started,
             m.Blocked: self._on_blocked,
+            m.Pressure: self._on_pressure,
             m.Heartbeat: self._on_heartbeat,
             m.WorkerBye: self._on_worker_bye,
             PeerLost: self._on_worker_lost,
@@ -178,6 +179,7 @@ class SchedulerKernel:
                     "held": len(w.holding),
                     "memory_bytes": w.memory_bytes,
                     "memory_limit_bytes": w.info.memory_bytes,
+                    "paused": bool(w.pressure),
                     "cpu_percent": w.cpu_percent,
                     "blocked": w.blocked,
                     "last_seen_s": round(self.now - w.last_seen_s, 3),
@@ -602,6 +604,9 @@ class SchedulerKernel:
         worker.blocked += event.count
         self.placement.maybe_room[worker] = None
 
+    def _on_pressure(self, worker: WorkerRecord, event: m.Pressure) -> None:
+        self.placement.pressure_changed(worker, event.level, self.now)
+
     def _on_heartbeat(self, worker: WorkerRecord, event: m.Heartbeat) -> None:
         worker.last_seen_s = self.now
         worker.executing = event.executing
@@ -762,6 +767,8 @@ class SchedulerKernel:
         run = m.Assignment(task.key, task.attempt, spec.fn, spec.args, inputs, task.priority, threads, wanted=wanted)
         if gang is not None:
             run = msgspec.structs.replace(run, gang=gang.id, preload=gang.preload)
+        elif worker.pressure:
+            run = msgspec.structs.replace(run, anyway=True)
         message.tasks.append(run)
 
     def _end_run(self, task: TaskRecord) -> None:

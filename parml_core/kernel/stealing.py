@@ -31,6 +31,8 @@ def recall_for_idle(workers: Iterable[WorkerRecord], placement: Placement, now: 
         idle = worker.slots - worker.busy
         if worker.reserved_by is not None or placement.drains(worker):
             asked += [(worker, task) for task in _sent_ahead(worker)]
+        elif worker.pressure:
+            continue  # it gives back by itself what it has not started, and gets no other
         elif idle > 0:
             n_idle += idle
         elif idle < 0 and max(worker.load_s, now - worker.progress_s) > WORTHWHILE_S:

@@ -33,10 +33,13 @@ class WorkerPolicy(msgspec.Struct, frozen=True):
         So much measured work is handed to the executor for each thread beyond what runs.
     fetch_keys_max : int
         No request to a peer asks for more keys.
+    fetching_bytes : int
+        Inputs on their way come to at most so many bytes, in requests of at most a quarter of that; a larger one comes alone.
     """
 
     run_ahead_s: float = 0.005
     fetch_keys_max: int = 500
+    fetching_bytes: int = 256 << 20
 
 
 class Run:
@@ -53,9 +56,10 @@ class Run:
 class Wanted:
     """An input that is not here: who waits for it, who may have it, whom it was asked of."""
 
-    __slots__ = ("asked", "holders", "runs", "tried")
+    __slots__ = ("asked", "holders", "nbytes", "runs", "tried")
 
-    def __init__(self) -> None:
+    def __init__(self, nbytes: int) -> None:
+        self.nbytes = nbytes
         self.runs: dict[Run, None] = {}
         self.holders: dict[Address, None] = {}
         self.tried: dict[Address, bool] = {}  # and whether it said that it does not have it
@@ -89,7 +93,10 @@ class WorkerKernel:
         self.wanted: dict[Key, Wanted] = {}
         self.to_ask: dict[Address, dict[Key, None]] = {}  # keys to ask of a peer when its present request is answered
         self.asking: dict[Address, tuple[Key, ...]] = {}
+        self.asking_bytes: dict[Address, int] = {}
         self.blocked = 0
+        self.pressure = ev.MemoryPressure(False)
+        self.level = 0  # as the scheduler was told, see m.Pressure
         self.handed_threads = 0
         self.handed_s = 0.0
         self.estimates: dict[Key, float] = {}  # of what is handed
@@ -111,6 +118,9 @@ class WorkerKernel:
             ev.FetchFailed: self._on_fetch_failed,
             ev.ValuesPut: self._on_values_put,
             ev.SlotsBlocked: self._on_slots_blocked,
+            ev.InputsUnreadable: self._on_inputs_unreadable,
+            ev.ValuesUnreadable: self._on_values_unreadable,
+            ev.MemoryPressure: self._on_memory_pressure,
         }
 
     def handle(self, events: Iterable[Any]) -> list[Any]:
@@ -137,10 +147,14 @@ class WorkerKernel:
     def _on_compute(self, event: m.Compute) -> None:
         if event.functions:
             self._effects.append(fx.DefineFunctions(event.functions))
+        returned = []  # sent before the scheduler knew
         for assignment in event.tasks:
             if assignment.gang:
                 self.ranks[assignment.key] = assignment
                 self._effects.append(fx.ExecuteRank(assignment))
+                continue
+            if self.level and not assignment.anyway:
+                returned.append((assignment.key, assignment.attempt))
                 continue
             run = self.runs[assignment.key] = Run(assignment)
             if assignment.inputs:
@@ -150,11 +164,13 @@ class WorkerKernel:
                         self._want(input, run)
             if not run.missing:
                 self._is_ready(run)
+        if returned:
+            self._send(m.Returned(returned))
 
     def _want(self, input: m.Input, run: Run) -> None:
         wanted = self.wanted.get(input.key)
         if wanted is None:
-            wanted = self.wanted[input.key] = Wanted()
+            wanted = self.wanted[input.key] = Wanted(input.nbytes)
         wanted.runs[run] = None
         for holder in input.holders:
             if holder == self.address:
@@ -264,19 +280,44 @@ class WorkerKernel:
 
     def _ask_peers(self) -> None:
         """One request to a peer at a time: what is asked for meanwhile goes into the next one."""
-        for peer in list(self.to_ask):
+        if not self.to_ask or self.pressure.moving:
+            return
+        for peer, waiting in list(self.to_ask.items()):
             if peer in self.asking:
                 continue
-            waiting = self.to_ask.pop(peer)
-            keys = tuple(waiting)[: self.policy.fetch_keys_max]
-            if len(keys) < len(waiting):
-                self.to_ask[peer] = dict.fromkeys(list(waiting)[len(keys) :])
+            for key in [key for key in waiting if key not in self.wanted]:
+                del waiting[key]
+            keys, nbytes = self._affordable(waiting)
+            for key in keys:
+                del waiting[key]
+            if not waiting:
+                del self.to_ask[peer]
             if keys:
                 self.asking[peer] = keys
+                self.asking_bytes[peer] = nbytes
                 self._effects.append(fx.Fetch(peer, keys))
 
+    def _affordable(self, waiting: Iterable[Key]) -> tuple[tuple[Key, ...], int]:
+        """The first of these keys for which there is room now, and their bytes. At least one where nothing is on its way."""
+        most = self.policy.fetching_bytes
+        room = most - sum(self.asking_bytes.values())
+        keys: list[Key] = []
+        nbytes = 0
+        for key in waiting:
+            size = self.wanted[key].nbytes
+            fits = nbytes + size <= min(room, most // 4) if keys else size <= room or not self.asking
+            if not fits or len(keys) == self.policy.fetch_keys_max:
+                break
+            keys.append(key)
+            nbytes += size
+        return tuple(keys), nbytes
+
+    def _answered(self, peer: Address) -> None:
+        self.asking.pop(peer, None)
+        self.asking_bytes.pop(peer, None)
+
     def _on_fetched(self, event: ev.Fetched) -> None:
-        self.asking.pop(event.peer, None)
+        self._answered(event.peer)
         copied, unwanted = [], []
         for key, nbytes in event.values:
             if key in self.wanted:
@@ -294,7 +335,7 @@ class WorkerKernel:
             self._cannot_be_had(key, failure)
 
     def _on_fetch_failed(self, event: ev.FetchFailed) -> None:
-        self.asking.pop(event.peer, None)
+        self._answered(event.peer)
         for key in event.keys:
             self._try_another(key, event.peer, absent=False)
         for key in self.to_ask.pop(event.peer, ()):  # these would fail too
@@ -353,6 +394,16 @@ class WorkerKernel:
             if run.state != "ready":
                 heappop(self.ready)
                 continue
+            if self.pressure.paused:
+                if self.pressure.moving or self.handed_threads > self.blocked:  # one at a time: it may free what it uses
+                    break
+                if self.pressure.refusal is not None:
+                    heappop(self.ready)
+                    key = run.assignment.key
+                    failure = msgspec.structs.replace(self.pressure.refusal, key=key)
+                    self._send(m.Failed(key, run.assignment.attempt, failure))
+                    self._let_go(run)
+                    continue
             fits = self.handed_threads + run.assignment.threads <= slots
             if not fits and (
                 run.assignment.threads > 1
@@ -420,6 +471,38 @@ class WorkerKernel:
         if rank is not None and rank.attempt == event.attempt:
             del self.ranks[event.key]
             self._send(m.InputsMissing(event.key, event.attempt, list(event.missing)))
+
+    # --- memory --------------------------------------------------------------------------------------------------------
+
+    def _on_memory_pressure(self, event: ev.MemoryPressure) -> None:
+        self.pressure = event
+        if event.moving:
+            return  # what comes of it will soon be known: until then nothing starts
+        level = 0 if not event.paused else 1 if event.refusal is None else 2
+        if level == self.level:
+            return
+        self.level = level
+        self._send(m.Pressure(level))
+        back = [run for run in self.runs.values() if level and run.state != "handed" and not run.assignment.anyway]
+        for run in back:
+            self._let_go(run)
+        if back:
+            self._send(m.Returned([(run.assignment.key, run.assignment.attempt) for run in back]))
+
+    def _on_inputs_unreadable(self, event: ev.InputsUnreadable) -> None:
+        run = self.runs.get(event.key)
+        if run is not None and run.assignment.attempt == event.attempt:
+            missing = [(key, self.address, True) for key in event.lost]
+            self._send(m.InputsMissing(event.key, event.attempt, missing))
+            self._let_go(run)
+        self._lose(event.lost)
+
+    def _on_values_unreadable(self, event: ev.ValuesUnreadable) -> None:
+        self._lose(event.keys)
+
+    def _lose(self, keys: Iterable[Key]) -> None:
+        """These values are not here any more. Runs that need them say so when their turn comes."""
+        self._on_free(m.Free(list(keys)))
 
     def _on_slots_blocked(self, event: ev.SlotsBlocked) -> None:
         self.blocked += event.count

@@ -16,6 +16,7 @@ _PER_WORKER = {
     "nthreads": "threads for tasks",
     "memory_bytes": "resident memory of the process",
     "memory_limit_bytes": "memory limit of the process, 0: none",
+    "paused": "1 where memory is short: it starts one task at a time",
     "cpu_percent": "use of processors, 100 being one of them",
 }
 

@@ -55,7 +55,8 @@ class Assignment(msgspec.Struct, frozen=True, array_like=True, gc=False):
     A task given to a worker. `priority` sorts ascending: (−user's priority, generation, order).
 
     `gang` names the gang that the task is a rank of, empty for ordinary tasks; `preload` are modules that its process should
-    find imported. `wanted`: a client holds a future of it, so a small result travels with the news of it.
+    find imported. `wanted`: a client holds a future of it, so a small result travels with the news of it. `anyway`: the
+    scheduler knows that the worker is short of memory, and has no better place.
     """
 
     key: Key
@@ -68,6 +69,7 @@ class Assignment(msgspec.Struct, frozen=True, array_like=True, gc=False):
     gang: str = ""
     preload: tuple[str, ...] = ()
     wanted: bool = False
+    anyway: bool = False
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -405,6 +407,17 @@ class Blocked(Message):
     count: int
 
 
+class Pressure(Message):
+    """
+    How short of memory the worker is. 0: not at all.
+
+    1, paused: it gives back what it has not started, but for what it was sent `anyway`, which it runs one at a time. 2, full:
+    what would have to make way finds no room on its disk, so that a task that it is sent all the same fails.
+    """
+
+    level: int
+
+
 class Heartbeat(Message):
     """Still alive: what runs, the process's resident memory in bytes and its use of processors since the last one in %."""
 
@@ -419,7 +432,9 @@ class WorkerBye(Message):
     reason: str
 
 
-FromWorker: TypeAlias = Finished | Failed | InputsMissing | Returned | Copied | Started | Blocked | Heartbeat | WorkerBye
+FromWorker: TypeAlias = (
+    Finished | Failed | InputsMissing | Returned | Copied | Started | Blocked | Pressure | Heartbeat | WorkerBye
+)
 
 # --- anybody ↔ worker: the data plane ----------------------------------------------------------------------------------
 
@@ -429,7 +444,8 @@ class Loan(msgspec.Struct, frozen=True, array_like=True, gc=False):
     Where the buffers of a value lie for processes of the same host: in an open file of its owner (`store.shared`).
 
     `lengths` are those of the buffers. `inode` tells the file from another one that has its descriptor by now, and `use` the
-    value from another one that is in the file by now.
+    value from another one that is in the file by now. A value on disk (`store.disk`) has a `checksum` instead, begins at
+    `offset`, and its head comes before the buffers.
     """
 
     pid: int
@@ -437,6 +453,8 @@ class Loan(msgspec.Struct, frozen=True, array_like=True, gc=False):
     inode: int
     lengths: list[int]
     use: int
+    offset: int = 0
+    checksum: int | None = None
 
 
 class GetValues(Message):

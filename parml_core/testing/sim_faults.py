@@ -5,6 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from parml_core.engine.base import WorkerInfo
+from parml_core.kernel import events as ev
+from parml_core.protocol.messages import Failure
 from parml_core.testing.sim_client import ClientNode
 from parml_core.testing.sim_nodes import SchedulerNode, WorkerNode
 from parml_core.testing.sim_programs import Options, Program, Work
@@ -26,6 +28,10 @@ class Rates(msgspec.Struct, frozen=True):
     client_ends: float
     fetch_fails: float
     fetch_absent: float
+    shortages: float
+    full: float
+    stays_short: bool
+    unreadable: float
     rejoin: float
     same_address: bool
     keeps_values: float
@@ -50,6 +56,10 @@ class Rates(msgspec.Struct, frozen=True):
             client_ends=calm * rate(0.3, 1.5),
             fetch_fails=calm * rate(0.3, 0.4),
             fetch_absent=calm * rate(0.3, 0.3),
+            shortages=rate(0.3, 8.0),
+            full=rate(0.3, 0.5),
+            stays_short=rng.random() < 0.3,
+            unreadable=calm * rate(0.2, 0.1),
             rejoin=rng.choice((0.0, 0.5, 1.0)),
             same_address=rng.random() < 0.5,
             keeps_values=rate(0.3, 1.0),
@@ -79,8 +89,8 @@ class Cluster:
         for i in range(options.n_clients):
             client = ClientNode(world, scheduler, work, f"c{i}", f"c{i}")
             self.programs.append(Program(world, client, work, options, keys))
-        world.fetch_fails, world.fetch_absent = rates.fetch_fails, rates.fetch_absent
-        work.values_were_lost = rates.fetch_absent > 0 or rates.fetch_fails > 0
+        world.fetch_fails, world.fetch_absent, world.unreadable = rates.fetch_fails, rates.fetch_absent, rates.unreadable
+        work.values_were_lost = rates.fetch_absent > 0 or rates.fetch_fails > 0 or rates.unreadable > 0
         self._schedule()
 
     def _schedule(self) -> None:
@@ -95,6 +105,7 @@ class Cluster:
             (self._join_more, rates.joins),
             (self._leave, rates.leaves),
             (self._end_client, rates.client_ends),
+            (self._shorten, rates.shortages),
         ):
             for _ in range(int(rate + world.rng.random())):
                 world.at(world.rng.random() * self.options.horizon_s, act)
@@ -189,6 +200,26 @@ class Cluster:
             self.work.values_were_lost = True
             self.world.at(self.world.rng.random() * 10.0, self.world.cuts.pop, (a, b), None)
 
+    def _shorten(self) -> None:
+        """A worker is short of memory for a while: it moves values to disk, which may help or not, or is full."""
+        worker, rng = self._any_worker(), self.world.rng
+        if worker is None:
+            return
+        worker.do([ev.MemoryPressure(True, moving=True)])
+        refusal = None
+        if rng.random() < self.rates.full:
+            self.work.disk_was_full = True
+            refusal = Failure("SpillError", f"no room on the disk of {worker.id}", worker=worker.info.name)
+        until_s = rng.choice((0.1, 1.0, 20.0)) * rng.random()
+        if rng.random() < 0.7:
+            self.world.at(until_s * rng.random(), self._press, worker, ev.MemoryPressure(True, refusal=refusal))
+        self.world.at(until_s, self._press, worker, ev.MemoryPressure(False))
+
+    def _press(self, worker: WorkerNode, pressure: ev.MemoryPressure) -> None:
+        stays = self.calm and self.rates.stays_short and self.rates.shortages
+        if worker.alive:
+            worker.do([ev.MemoryPressure(True) if stays else pressure])
+
     # --- scheduler and clients -----------------------------------------------------------------------------------------
 
     def _stall(self) -> None:
@@ -210,7 +241,7 @@ class Cluster:
         world = self.world
         self.calm = True
         world.note("calm")
-        world.fetch_fails = world.fetch_absent = 0.0
+        world.fetch_fails = world.fetch_absent = world.unreadable = 0.0
         world.cuts.clear()
         hung = [worker.id for worker in self.hung]
         for process in list(world.held):
@@ -220,6 +251,8 @@ class Cluster:
             worker = self.workers.get(name)
             if worker is not None and not worker.works:
                 world.at(world.rng.random(), self._join_if_gone, name)
+        for worker in list(self.workers.values()):  # for good, where it stays so: all comes to its end all the same
+            self._press(worker, ev.MemoryPressure(False))
 
     def kill_hung(self) -> None:
         for worker in self.hung:

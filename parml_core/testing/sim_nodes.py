@@ -14,7 +14,7 @@ from parml_core.kernel.journal import Journal
 from parml_core.kernel.records import SchedulerPolicy
 from parml_core.kernel.scheduler import SchedulerKernel
 from parml_core.kernel.transitions import State
-from parml_core.kernel.worker import WorkerKernel
+from parml_core.kernel.worker import WorkerKernel, WorkerPolicy
 from parml_core.protocol import messages as m
 from parml_core.testing.sim_world import Wire, World
 from parml_core.typing import Address, Key, PeerId
@@ -141,7 +141,8 @@ class WorkerNode:
         self.address = address
         self.alive = True
         self.hangs = False  # for ever
-        self.kernel = WorkerKernel(info.nthreads, address)
+        policy = WorkerPolicy(fetching_bytes=world.rng.choice((50, 30_000, 256 << 20)))
+        self.kernel = WorkerKernel(info.nthreads, address, policy)
         self.store = dict(holds)
         self.kernel.values.update({key: work.nbytes(key) for key in holds})
         self.functions: dict[str, bytes] = {}
@@ -225,6 +226,9 @@ class WorkerNode:
                 self._start(job)
 
     def _start(self, job: Execution) -> None:
+        if job.inputs and self.world.rng.random() < self.world.unreadable:
+            self._cannot_read(job)
+            return
         job.started = True
         self.work.started(self, job.assignment, job.inputs)
         duration_s = self.work.duration_s(job.assignment.key)
@@ -232,6 +236,16 @@ class WorkerNode:
             self.world.at(duration_s / 2, self._wait_for_children, job)
         else:
             self.world.at(duration_s, self._ended, job, duration_s)
+
+    def _cannot_read(self, job: Execution) -> None:
+        """Inputs of a job were on disk, and are not what they were."""
+        key, attempt = job.assignment.key, job.assignment.attempt
+        del self.handed[key, attempt]
+        if job.assignment.threads:
+            self.n_running -= 1
+        lost = tuple(key for key in job.inputs if self.world.rng.random() < 0.7) or tuple(job.inputs)[:1]
+        self.world.note(f"{self.id} cannot read {list(lost)} for {key}")
+        self.world.at(0.0, lambda: self.do([ev.InputsUnreadable(key, attempt, lost)]) if self.alive else None)
 
     def _wait_for_children(self, job: Execution) -> None:
         """The task submits others, and waits for them: meanwhile its slot is free."""
@@ -402,6 +416,8 @@ def request_values(world: World, process: str, address: Address, keys: tuple[Key
             return
         if world.rng.random() < world.fetch_absent:
             peer.forget(keys)
+        if world.rng.random() < world.unreadable:
+            peer.do([ev.ValuesUnreadable(keys[:1])])
         found = {key: peer.store[key] for key in keys if key in peer.store}
         world.at(world.some_delay_s(), reply, peer, found)
 

@@ -68,6 +68,7 @@ class Work:
         self.n_lost_workers = 0  # without a task being the cause
         self.killed_by: dict[str, Key] = {}  # workers that a task took down
         self.values_were_lost = False
+        self.disk_was_full = False
         self._oracle: dict[Key, int] = {}
 
     # --- what tasks do -------------------------------------------------------------------------------------------------
@@ -214,6 +215,8 @@ class Work:
         elif failure.kind == "ClusterError":
             tied = job is not None and job.hints is not None and bool(job.hints.where or job.hints.resources)
             ok = tied or (self.values_were_lost and "did not reach" in failure.text)
+        elif failure.kind == "SpillError":
+            ok = self.disk_was_full and job is not None and not job.gang
         elif failure.kind == "GangError":
             ok = job is not None and bool(job.gang)
         else:

@@ -46,6 +46,7 @@ class World:
         self.data: dict[Address, Any] = {}
         self.fetch_fails = 0.0  # probability
         self.fetch_absent = 0.0
+        self.unreadable = 0.0  # of what was on disk
         self._heap: list[tuple[float, int, bool, Callable[..., None], tuple[Any, ...]]] = []
         self._n = 0
         self._log = hashlib.blake2b(digest_size=16)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from parml_core.kernel import effects as fx
 from parml_core.kernel import events as ev
 from parml_core.kernel.invariants import check_worker
-from parml_core.kernel.worker import WorkerKernel
+from parml_core.kernel.worker import WorkerKernel, WorkerPolicy
 from parml_core.protocol import messages as m
 
 HERE, W1, W2 = "tcp://here", "tcp://w1", "tcp://w2"
@@ -209,3 +211,78 @@ def test_rank_is_started_killed_and_reported():
     [missing] = messages(tell(kernel, ev.RankInputsMissing("r:0", 2, (("x", W1, True),))), m.InputsMissing)
     assert missing == m.InputsMissing("r:0", 2, [("x", W1, True)])
     assert kernel.ranks == {}
+
+
+# --- memory ------------------------------------------------------------------------------------------------------------
+
+
+def test_inputs_are_asked_for_within_a_bound_of_bytes():
+    """A quarter of it in a request; a larger one comes alone, when nothing else is on its way."""
+    kernel = WorkerKernel(1, HERE, WorkerPolicy(fetching_bytes=400))
+    sizes = {"a": (60, W1), "b": (40, W1), "c": (40, W1), "d": (300, W2), "huge": (1000, W2)}
+    inputs = tuple(m.Input(key, nbytes, (peer,)) for key, (nbytes, peer) in sizes.items())
+    asked = of(tell(kernel, compute(m.Assignment("sum", 1, "f", b"", inputs, (0, 0, 0)))), fx.Fetch)
+    assert [(fetch.peer, fetch.keys) for fetch in asked] == [(W1, ("a", "b")), (W2, ("d",))]
+    asked = of(tell(kernel, ev.Fetched(W2, (("d", 300),))), fx.Fetch)
+    assert asked == []  # "huge" waits for what comes from the other
+    asked = of(tell(kernel, ev.Fetched(W1, (("a", 60), ("b", 40)))), fx.Fetch)
+    assert [(fetch.peer, fetch.keys) for fetch in asked] == [(W1, ("c",))]
+    asked = of(tell(kernel, ev.Fetched(W1, (("c", 40),))), fx.Fetch)
+    assert [(fetch.peer, fetch.keys) for fetch in asked] == [(W2, ("huge",))]
+    assert handed(tell(kernel, ev.Fetched(W2, (("huge", 1000),)))) == ["sum"]
+
+
+def test_while_values_move_to_disk_nothing_starts_and_nothing_is_given_back():
+    """It is over soon."""
+    kernel = WorkerKernel(1, HERE)
+    effects = tell(kernel, ev.MemoryPressure(True, moving=True), compute(run("a"), run("b", inputs=[("x", W1)])))
+    assert effects == []
+    assert handed(tell(kernel, ev.MemoryPressure(False))) == ["a"]
+    assert kernel.asking == {W1: ("x",)}
+
+
+def test_paused_worker_gives_back_what_has_not_started():
+    """And says so first, so that nothing more is sent; what was sent before that comes back too."""
+    kernel = WorkerKernel(1, HERE)
+    tell(kernel, compute(run("a"), run("b"), run("c", inputs=[("x", W1)])))
+    effects = tell(kernel, ev.MemoryPressure(True))
+    assert [type(effect.message) for effect in of(effects, fx.Send)] == [m.Pressure, m.Returned]
+    assert messages(effects, m.Returned)[0].attempts == [("b", 1), ("c", 1)]
+    assert messages(tell(kernel, compute(run("d"))), m.Returned)[0].attempts == [("d", 1)]
+    assert messages(tell(kernel, ev.MemoryPressure(True)), m.Pressure) == []
+    assert messages(tell(kernel, ev.MemoryPressure(False)), m.Pressure) == [m.Pressure(0)]
+
+
+def test_paused_worker_runs_one_at_a_time_of_what_it_is_sent_all_the_same():
+    """It has threads for more. One that waits for others makes place for the next."""
+    kernel = WorkerKernel(4, HERE)
+    tell(kernel, ev.MemoryPressure(True))
+    runs = [msgspec.structs.replace(run(key, order=i), anyway=True) for i, key in enumerate("abc")]
+    assert handed(tell(kernel, compute(*runs))) == ["a"]
+    assert handed(tell(kernel, ev.SlotsBlocked(1))) == ["b"]
+    assert handed(tell(kernel, ev.RunEnded("b", 1, 8, 0.1))) == ["c"]
+
+
+def test_full_worker_refuses_what_it_is_sent_all_the_same():
+    """With the reason; what runs goes on. Later it runs again what it is sent."""
+    kernel = WorkerKernel(2, HERE)
+    tell(kernel, compute(run("a")))
+    effects = tell(kernel, ev.MemoryPressure(True, refusal=m.Failure("SpillError", "no room")))
+    assert messages(effects, m.Pressure) == [m.Pressure(2)]
+    sent = compute(msgspec.structs.replace(run("b"), anyway=True))
+    assert tell(kernel, sent) == []
+    [failed] = messages(tell(kernel, ev.RunEnded("a", 1, 8, 0.1)), m.Failed)
+    assert failed == m.Failed("b", 1, m.Failure("SpillError", "no room", key="b"))
+    tell(kernel, ev.MemoryPressure(False))
+    assert handed(tell(kernel, compute(run("b", attempt=2)))) == ["b"]
+
+
+def test_inputs_that_cannot_be_read_are_reported_as_absent_and_forgotten():
+    """So the scheduler has them made again; a peer that asks for one is told the same."""
+    kernel = WorkerKernel(1, HERE)
+    tell(kernel, ev.ValuesPut((("x", 8), ("y", 8), ("z", 8))), compute(run("a", inputs=[("x", HERE), ("y", HERE)])))
+    effects = tell(kernel, ev.InputsUnreadable("a", 1, ("x",)))
+    assert messages(effects, m.InputsMissing) == [m.InputsMissing("a", 1, [("x", HERE, True)])]
+    assert of(effects, fx.Drop) == [fx.Drop(["x"])]
+    assert of(tell(kernel, ev.ValuesUnreadable(("z",))), fx.Drop) == [fx.Drop(["z"])]
+    assert kernel.values == {"y": 8} and kernel.runs == {}
