@@ -15,6 +15,7 @@ from parml_core.config import Settings
 from parml_core.errors import ConnectionLost, ParmlError
 from parml_core.protocol.messages import FromData, GetValues, Hello, Loan, PutDone, PutValues, Values, decoder_of, encoder
 from parml_core.protocol.serialize import Serialized
+from parml_core.store.disk import Unreadable, borrow_from_disk
 from parml_core.store.shared import borrow, loan_of, this_place
 from parml_core.typing import Address, Buffer, Key
 
@@ -130,8 +131,11 @@ class DataLink:
             loan = answer.loans.get(key)
             if loan is not None and value is not None:
                 try:
-                    values[i] = borrow(value.head, loan, keep=keep, private=private)
-                except OSError:  # dropped meanwhile, or this process may not look into that one
+                    if loan.checksum is None:
+                        values[i] = borrow(value.head, loan, keep=keep, private=private)
+                    else:
+                        values[i] = await asyncio.to_thread(borrow_from_disk, loan, keep=keep, private=private)
+                except (OSError, Unreadable):  # dropped meanwhile, damaged, or this process may not look into that one
                     gone.append(i)
         if gone:
             again, sent = await self.get([keys[i] for i in gone])

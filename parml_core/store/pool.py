@@ -40,6 +40,9 @@ _POPULATE_WRITE = 23
 open_fds: set[int] = set()
 """Descriptors of files in memory that this process has open."""
 
+written: dict[int, int] = {}
+"""Bytes of those that this process has made and still has, by descriptor: as far as something was ever written to them."""
+
 _mappings: set[int] = set()
 
 
@@ -77,11 +80,13 @@ class MemoryFile:
         fd = getattr(self, "fd", -1)
         if fd >= 0:
             open_fds.discard(fd)
+            written.pop(fd, None)
             os.close(fd)
 
     def fill(self, buffers: Sequence[Buffer], offsets: Sequence[int], end: int) -> None:
         """Copy the buffers to these places; none lies beyond `end`."""
         views = [memoryview(buffer).cast("B") for buffer in buffers]
+        written[self.fd] = max(written.get(self.fd, 0), end)
         if self.use == 1:
             self._write(memoryview(USE.pack(1)), 0)
             for view, offset in zip(views, offsets, strict=True):
@@ -208,15 +213,15 @@ pool = Pool(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 8)
 os.register_at_fork(after_in_child=pool.forget)
 
 
-def mapped(fd: int, nbytes: int, protection: int, flags: int) -> memoryview:
+def mapped(fd: int, nbytes: int, protection: int, flags: int, offset: int = 0) -> memoryview:
     """
-    The content of a file as memory, as long as a part of the view is used.
+    The content of a file as memory, from a page that begins at `offset` on, as long as a part of the view is used.
 
     Like `mmap.mmap`, which however keeps a descriptor of its own open for each mapping (up to Python 3.12 without a choice).
     """
     if len(_mappings) >= _most_mappings():
         raise OSError(errno.ENOMEM, "segments have taken half of the mappings that this process may have")
-    address = _libc().mmap(None, nbytes, protection, flags, fd, 0)
+    address = _libc().mmap(None, nbytes, protection, flags, fd, offset)
     if address == ctypes.c_void_p(-1).value:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     memory = (ctypes.c_char * nbytes).from_address(address)

@@ -20,13 +20,16 @@ from pathlib import Path
 from parml_core.protocol.frames import nbytes_of
 from parml_core.protocol.messages import Loan
 from parml_core.protocol.serialize import Serialized
-from parml_core.store.pool import ALIGN, USE, MemoryFile, mapped, open_fds, pool
+from parml_core.store.pool import ALIGN, USE, MemoryFile, mapped, open_fds, pool, written
 from parml_core.typing import Buffer
 
 SHARED_BYTES = 64 * 1024
 """Buffers that are larger together are worth a segment."""
 
-_NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # most who could write to what they got never do
+NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # most who could write to what they got never do
+
+_borrowed: dict[int, tuple[Loan, int]] = {}  # segments that count as somebody else's, and their bytes, by descriptor
+_adopted: dict[int, int] = {}
 
 
 @functools.cache
@@ -76,10 +79,10 @@ class Segment:
         FileNotFoundError
             It holds another value by now.
         """
-        offsets, end = _layout(lengths)
+        offsets, end = layout(lengths)
         self._lengths, self._inode, self._use, self.nbytes = list(lengths), inode, use, end - ALIGN
         if private:
-            whole = mapped(fd, end, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | _NO_RESERVE)
+            whole = mapped(fd, end, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | NO_RESERVE)
         else:
             whole = mapped(fd, end, mmap.PROT_READ, mmap.MAP_SHARED)
         # From here on the file cannot be given another value. Was it before?
@@ -96,13 +99,15 @@ class Segment:
             pool.give(file)
         elif fd >= 0:
             open_fds.discard(fd)
+            _borrowed.pop(fd, None)
+            _adopted.pop(fd, None)
             os.close(fd)
 
     @classmethod
     def of(cls, buffers: Sequence[Buffer]) -> Segment:
         """Copy buffers into a segment. Raises OSError where there is no memory or no descriptor for it."""
         lengths = [nbytes_of(buffer) for buffer in buffers]
-        offsets, end = _layout(lengths)
+        offsets, end = layout(lengths)
         file = pool.take(end)
         file.fill(buffers, offsets, end)
         fd = _open(os.getpid(), file.fd)  # also this process reads by a descriptor that tells the kernel that somebody does
@@ -134,7 +139,7 @@ class Segment:
         fd = _open(loan.pid, loan.fd)
         try:
             found = os.fstat(fd)
-            if found.st_ino != loan.inode or found.st_size < _layout(loan.lengths)[1]:
+            if found.st_ino != loan.inode or found.st_size < layout(loan.lengths)[1]:
                 raise FileNotFoundError(f"descriptor {loan.fd} of process {loan.pid} is another file by now")
             segment = cls(fd, loan.inode, loan.use, loan.lengths, private=private)
         except BaseException:
@@ -143,13 +148,35 @@ class Segment:
         if keep:
             segment._fd = fd
             open_fds.add(fd)
+            _borrowed[fd] = loan, segment.nbytes
         else:
             os.close(fd)
         return segment
 
+    @property
+    def owned(self) -> bool:
+        """Whether its memory counts as this process's."""
+        return self._file is not None or self._fd in _adopted
+
     def loan(self) -> Loan:
         """What another process of this host needs to know to map it, as long as this object lives."""
         return Loan(os.getpid(), self._fd, self._inode, self._lengths, self._use)
+
+
+def owned_bytes() -> int:
+    """Bytes of all segments that count as this process's, those included that wait for another value."""
+    return sum(written.copy().values()) + sum(_adopted.copy().values())
+
+
+def adopt_orphans() -> None:
+    """What was borrowed, and the owner has let go of, counts as that of those who still have it."""
+    for fd, (loan, nbytes) in list(_borrowed.items()):
+        try:
+            orphaned = os.stat(f"/proc/{loan.pid}/fd/{loan.fd}").st_ino != loan.inode
+        except OSError:
+            orphaned = True
+        if orphaned and _borrowed.pop(fd, None) is not None:
+            _adopted[fd] = nbytes
 
 
 def share(value: Serialized) -> Serialized:
@@ -183,7 +210,7 @@ def _open(pid: int, fd: int) -> int:
     return os.open(f"/proc/{pid}/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
 
 
-def _layout(lengths: Sequence[int]) -> tuple[list[int], int]:
+def layout(lengths: Sequence[int]) -> tuple[list[int], int]:
     """Where each buffer begins, and where the last one ends."""
     offsets, end = [], ALIGN
     for length in lengths:
