@@ -88,6 +88,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--preload", action="append", default=[], metavar="MODULE", help="import it ahead for trainings, such as parml.xgboost"
     )
+    command.add_argument(
+        "--spill-directory",
+        default="",
+        metavar="PATH",
+        help="a folder for values that do not fit into memory (default: that for temporary files)",
+    )
     command.set_defaults(run=_run_worker)
 
     command = commands.add_parser("info", help="show a cluster's workers and tasks")
@@ -203,6 +209,7 @@ def _run_worker(args: argparse.Namespace, parser: argparse.ArgumentParser) -> in
         resources=args.resources,
         settings=resolve().to_dict(),
         allow_insecure=args.allow_insecure,
+        spill_directory=args.spill_directory,
     )
     with contextlib.closing(host.supervise()) as supervisor:
         host.start_workers(supervisor, [spec])

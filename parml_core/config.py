@@ -60,11 +60,18 @@ class WorkerSettings:
         A rank whose process was silent for so long is killed, and its gang ends.
     reconnect_s : float
         A worker that was cut off from its scheduler tries for so long to reach it, and then joins anew.
+    memory_target, memory_spill, memory_pause : float
+        Shares of a worker's memory limit. Above `memory_spill` it moves the values that were used the longest ago to disk, down
+        to `memory_target`. Above `memory_pause` it starts no task while another runs, until it is below `memory_spill` again.
+        Above 0.95 its nanny restarts it.
     """
 
     heartbeat_s: float = _bounded(1.0, low=0.01)
     rank_timeout_s: float = _bounded(10.0, low=0.1)
     reconnect_s: float = _bounded(300.0, low=0)
+    memory_target: float = _bounded(0.6, low=0.0, high=1.0)
+    memory_spill: float = _bounded(0.7, low=0.0, high=1.0)
+    memory_pause: float = _bounded(0.8, low=0.0, high=1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +130,12 @@ class Settings:
             raise ConfigError(
                 "expected worker.heartbeat_s to be at most half of scheduler.worker_timeout_s, found "
                 f"{self.worker.heartbeat_s:g} and {self.scheduler.worker_timeout_s:g}; with these, live workers would be lost"
+            )
+        levels = self.worker.memory_target, self.worker.memory_spill, self.worker.memory_pause
+        if list(levels) != sorted(levels):
+            raise ConfigError(
+                "expected worker.memory_target, memory_spill and memory_pause in this order, found "
+                f"{', '.join(f'{level:g}' for level in levels)}; raise those that come later"
             )
 
     def to_dict(self) -> dict[str, dict[str, Any]]:

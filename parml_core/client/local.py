@@ -40,6 +40,8 @@ class LocalCluster:
         Workers are called by this name and a number.
     resources : dict of str to float, optional
         What each worker has, for tasks that ask for it.
+    spill_directory : str, optional
+        Where workers put values that do not fit into their memory. Default: the folder for temporary files.
     preload : sequence of str, optional
         Modules that processes of trainings will need, imported when nothing else is to be done. Default: the trainers that
         this process has imported.
@@ -77,6 +79,7 @@ class LocalCluster:
         dashboard_port: int | Literal["auto"] | None = "auto",
         name: str = "worker",
         resources: Mapping[str, float] | None = None,
+        spill_directory: str | None = None,
         preload: Sequence[str] | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
@@ -104,6 +107,7 @@ class LocalCluster:
                         memory_bytes=memory_bytes,
                         resources=dict(resources or {}),
                         settings=chosen,
+                        spill_directory=spill_directory or "",
                     )
                     for i in range(count)
                 ],

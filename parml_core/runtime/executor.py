@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import queue
 import threading
@@ -24,8 +25,11 @@ from parml_core.graph.task import run
 from parml_core.protocol.messages import Assignment, Failure
 from parml_core.protocol.serialize import SMALL_BYTES, dumps_small, failure_of, loads
 from parml_core.sizeof import sizeof
+from parml_core.store.disk import Unreadable
 from parml_core.store.memory import Entry
 from parml_core.typing import Key
+
+log = logging.getLogger(__name__)
 
 
 class Job:
@@ -99,6 +103,8 @@ class Executor:
         Gets a list of Outcome, on the loop's thread.
     on_blocked : callable
         Gets how many threads more belong to tasks that only wait (negative: fewer), on the loop's thread.
+    on_unreadable : callable
+        Gets a task that did not start, its attempt, and those of its inputs that could not be read, on the loop's thread.
     engine : Engine, optional
         Serves what the tasks themselves submit.
 
@@ -114,12 +120,14 @@ class Executor:
         worker: str,
         on_outcomes: Callable[[list[Outcome]], None],
         on_blocked: Callable[[int], None],
+        on_unreadable: Callable[[Key, int, tuple[Key, ...]], None],
         engine: Engine | None = None,
     ) -> None:
         self._nthreads = nthreads
         self._worker = worker
         self._on_outcomes = on_outcomes
         self._on_blocked = on_blocked
+        self._on_unreadable = on_unreadable
         self._engine = engine
         self._loop = asyncio.get_running_loop()
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
@@ -226,7 +234,7 @@ class Executor:
         key, attempt, fn_id = job.assignment.key, job.assignment.attempt, job.assignment.fn
         self._running[key, attempt] = job
         if self._unclaimed.pop((key, attempt), None) is None:
-            self._ran(job)
+            self._leave(job)
             return  # it was taken back
         _current.job = job
         value, nbytes, failure, small = None, 0, None, b""
@@ -237,7 +245,11 @@ class Executor:
                 fn = self._loaded[fn_id] = loads(self.functions[fn_id])
             args, kwargs = loads(job.assignment.args)
             if job.entries:
-                results = {name: entry.value() for name, entry in job.entries.items()}
+                try:
+                    results = {name: entry.value() for name, entry in job.entries.items()}
+                except Unreadable:
+                    self._report_unreadable(job)
+                    return
                 value = run(fn, args, kwargs, tuple(results), results)
             else:
                 value = fn(*args, **kwargs)
@@ -249,14 +261,26 @@ class Executor:
             duration_s = perf_counter() - started
             failure = failure_of(error, key=key, worker=self._worker)
             error.__traceback__ = None  # its frames hold the inputs
-        _current.job = None
-        self._ran(job)
+        self._leave(job)
         self._report(Outcome(key, attempt, value, nbytes, duration_s, failure, small))
 
-    def _ran(self, job: Job) -> None:
-        """A job that was skipped while it ran needs no room beside another's any more."""
+    def _leave(self, job: Job) -> None:
+        """This thread is done with a job; one that was skipped while it ran needs no room beside another's any more."""
+        _current.job = None
         if self._running.pop((job.assignment.key, job.assignment.attempt), None) is None:
             self._make_room(-job.assignment.threads)
+
+    def _report_unreadable(self, job: Job) -> None:
+        self._leave(job)
+        lost = []
+        for name, entry in job.entries.items():
+            try:
+                entry.value()
+            except Unreadable as why:
+                log.warning("the value of %s has to be made again, since it was damaged on disk: %s", name, why)
+                lost.append(name)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the worker ends
+            self._loop.call_soon_threadsafe(self._on_unreadable, job.assignment.key, job.assignment.attempt, tuple(lost))
 
     def _report(self, outcome: Outcome) -> None:
         self._outcomes.append(outcome)

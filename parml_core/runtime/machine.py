@@ -8,6 +8,7 @@ import numbers
 import os
 import re
 import resource
+import tempfile
 from pathlib import Path
 
 from parml_core.errors import ConfigError
@@ -54,6 +55,39 @@ def allow_open_files() -> None:
     with contextlib.suppress(OSError, ValueError):
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def file_system_of(folder: str | Path) -> str:
+    """
+    The kind of file system that a folder lies on, such as ``"ext4"`` or ``"tmpfs"``; empty where that is not known.
+
+    Examples
+    --------
+    >>> file_system_of("/proc")
+    'proc'
+    """
+    with contextlib.suppress(OSError):
+        device = os.stat(folder).st_dev
+        for line in _read(Path("/proc/self/mountinfo")).splitlines():
+            mount, _, kind = line.partition(" - ")
+            if mount.split()[2] == f"{os.major(device)}:{os.minor(device)}":
+                return kind.split()[0]
+    return ""
+
+
+def temporary_folder() -> str:
+    """
+    Where large files go for a while: the usual folder, unless that lies in memory and ``/var/tmp`` does not.
+
+    Examples
+    --------
+    >>> os.path.isdir(temporary_folder())
+    True
+    """
+    usual, disk = tempfile.gettempdir(), "/var/tmp"
+    memory = ("tmpfs", "ramfs")
+    better = file_system_of(usual) in memory and file_system_of(disk) not in memory and os.access(disk, os.W_OK)
+    return disk if better else usual
 
 
 def parse_bytes(size: int | str) -> int:

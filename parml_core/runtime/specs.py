@@ -66,6 +66,8 @@ class WorkerSpec(msgspec.Struct):
         As for a scheduler. A worker that was restarted has none.
     allow_insecure : bool
         As for a scheduler.
+    spill_directory : str
+        Where values go that do not fit into its memory; empty: the folder for temporary files.
     """
 
     scheduler: Address
@@ -78,6 +80,7 @@ class WorkerSpec(msgspec.Struct):
     settings: dict[str, Any] = {}
     ready_fd: int = -1
     allow_insecure: bool = False
+    spill_directory: str = ""
 
     def __repr__(self) -> str:
         return _repr_without_secret(self)

@@ -26,7 +26,7 @@ from parml_core.engine.base import Engine, WorkerInfo
 from parml_core.errors import ClusterError, ConnectionLost, ParmlError
 from parml_core.kernel import effects as fx
 from parml_core.kernel import events as ev
-from parml_core.kernel.worker import WorkerKernel
+from parml_core.kernel.worker import WorkerKernel, WorkerPolicy
 from parml_core.protocol.messages import (
     Assignment,
     Failure,
@@ -45,10 +45,12 @@ from parml_core.protocol.messages import (
 from parml_core.protocol.serialize import Serialized, failure_of
 from parml_core.runtime.executor import Executor, Job, Outcome
 from parml_core.runtime.machine import allow_open_files
+from parml_core.runtime.memory import MemoryWatch
 from parml_core.runtime.nanny_link import NannyLink
 from parml_core.runtime.peer import Conversation, DataLinks, limits_of, unpack
 from parml_core.runtime.rank import RankNotStarted, RankProcess
 from parml_core.runtime.specs import RankSpec, Ready, WorkerSpec, tell_ready
+from parml_core.store.disk import Unreadable
 from parml_core.store.memory import MemoryStore
 from parml_core.store.pool import pool
 from parml_core.store.shared import borrow, this_place
@@ -60,6 +62,8 @@ _to_data = decoder_of(ToData)
 _to_worker = decoder_of(ToWorker)
 
 _PICKLE_ASIDE_BYTES = 1024 * 1024  # larger values are pickled off the loop, which has heartbeats to send
+_MUCH_BYTES = 1 << 20  # that came into the store: the memory is looked at before more is started
+_FETCHING_SHARE = 1 / 8  # of the memory limit, for inputs on their way
 RANK_START_TIMEOUT_S = 60.0
 
 
@@ -90,6 +94,7 @@ class Worker:
         self._links = DataLinks(self._credentials, self.id, self.settings)
         self._ranks: dict[tuple[Key, int], asyncio.Task[None]] = {}
         self._background: set[asyncio.Task[None]] = set()
+        self._memory: MemoryWatch | None = None  # without a limit there is nothing to watch
         self._process = psutil.Process()
         self._ran = False  # a task, since garbage was last collected
         self._effects: dict[type, Callable[[Any], None]] = {
@@ -125,8 +130,13 @@ class Worker:
             allow_insecure=spec.allow_insecure,
         )
         self.address = self._listener.address
-        self.kernel = WorkerKernel(spec.nthreads, self.address)
-        self._executor = Executor(spec.nthreads, spec.name, self._on_outcomes, self._on_blocked, self._engine)
+        policy = WorkerPolicy()
+        if spec.memory_bytes:
+            policy = WorkerPolicy(fetching_bytes=min(policy.fetching_bytes, int(spec.memory_bytes * _FETCHING_SHARE)))
+        self.kernel = WorkerKernel(spec.nthreads, self.address, policy)
+        self._executor = Executor(
+            spec.nthreads, spec.name, self._on_outcomes, self._on_blocked, self._on_unreadable, self._engine
+        )
         info = WorkerInfo(self.id, spec.name, spec.host, spec.nthreads, spec.memory_bytes, spec.resources, os.getpid())
         hello = Hello("worker", self.id, my_versions(), worker=info, address=self.address)
         comm = await connect(
@@ -141,6 +151,12 @@ class Worker:
         self._scheduler = Conversation(comm, _to_worker)
         self._spawn(self._listen_to_scheduler())
         self._spawn(self._send_heartbeats())
+        if spec.memory_bytes:
+            where = spec.spill_directory, spec.name
+            self._memory = MemoryWatch(
+                spec.memory_bytes, settings.worker, self.store, *where, lambda told: self._handle([told])
+            )
+            self._spawn(self._memory.run())
 
     def stop(self, reason: str, *, rejoin: bool = False) -> None:
         """End; `ended` tells why, and whether this worker should be started again."""
@@ -154,6 +170,8 @@ class Worker:
         for task in [*self._ranks.values(), *self._background]:
             task.cancel()
         self._executor.close()
+        if self._memory is not None:
+            self._memory.close()
         await self._listener.stop()
         await self._links.close()
         await self._scheduler.comm.close()
@@ -242,16 +260,27 @@ class Worker:
     def _on_outcomes(self, outcomes: list[Outcome]) -> None:
         self._ran = True
         events = []
+        stored_bytes = 0
         for key, attempt, value, nbytes, duration_s, failure, small in outcomes:
             if self.kernel.accepts(key, attempt):
                 if failure is None:
-                    self.store.put(key, value)
+                    self.store.put(key, value, nbytes)
+                    stored_bytes += nbytes
                 events.append(ev.RunEnded(key, attempt, nbytes, duration_s, failure, small))
+        self._look_after(stored_bytes)
         if events:
             self._handle(events)
 
+    def _look_after(self, stored_bytes: int) -> None:
+        """So many bytes came into the store: if these are many, see what that means before more is started."""
+        if stored_bytes > _MUCH_BYTES and self._memory is not None:
+            self._memory.look()
+
     def _on_blocked(self, count: int) -> None:
         self._handle([ev.SlotsBlocked(count)])
+
+    def _on_unreadable(self, key: Key, attempt: int, lost: tuple[Key, ...]) -> None:
+        self._handle([ev.InputsUnreadable(key, attempt, lost)])
 
     # --- ranks ---------------------------------------------------------------------------------------------------------
 
@@ -301,6 +330,7 @@ class Worker:
             self._handle([ev.RunEnded(key, attempt, 0, duration_s, outcome)])
         else:
             self.store.put_serialized(key, outcome)
+            self._look_after(outcome.nbytes)
             self._handle([ev.RunEnded(key, attempt, outcome.nbytes, duration_s)])
 
     # --- the data plane ------------------------------------------------------------------------------------------------
@@ -323,6 +353,7 @@ class Worker:
                 here.append((key, value.nbytes))
             elif key not in answer.failures:
                 absent.append(key)
+        self._look_after(sum(nbytes for _, nbytes in here))
         self._handle([ev.Fetched(effect.peer, tuple(here), tuple(absent), answer.failures)])
 
     async def _serve_data(self, comm: Comm) -> None:
@@ -345,6 +376,7 @@ class Worker:
         counts: list[int] = []
         out: list[Any] = []
         failures = {}
+        unreadable = []
         loans = {}
         sizes = self.kernel.values
         lends = request.place != "" and request.place == this_place()
@@ -360,12 +392,17 @@ class Worker:
                         serialized, loan = pack()
                 except ParmlError as error:
                     failures[key] = failure_of(error, key=key, worker=self.spec.name)
+                except Unreadable as why:
+                    log.warning("the value of %s has to be made again, since it was damaged on disk: %s", key, why)
+                    unreadable.append(key)
             if loan is not None:
                 loans[key] = loan
             buffers = [] if serialized is None or loan is not None else serialized.buffers
             heads.append(None if serialized is None else serialized.head)
             counts.append(len(buffers))
             out.extend(buffers)
+        if unreadable:
+            self._handle([ev.ValuesUnreadable(tuple(unreadable))])
         return Values(request.request, heads, counts, failures, loans), out
 
     def _keep(self, request: PutValues, buffers: Sequence[memoryview]) -> PutDone:
@@ -383,6 +420,7 @@ class Worker:
                     continue
             self.store.put_serialized(key, kept)
             sizes.append((key, kept.nbytes))
+        self._look_after(sum(nbytes for _, nbytes in sizes))
         self._handle([ev.ValuesPut(tuple(sizes))])
         return PutDone(request.request, refused)
 

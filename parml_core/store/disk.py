@@ -170,7 +170,6 @@ class _File:
                 done += os.pwrite(self.fd, view[done:], offset + done)
         return checksum
 
-
     def read(self, begin: int, nbytes: int, *, private: bool) -> memoryview:
         """What is there, as memory; copied where this process may map nothing more."""
         if not nbytes:

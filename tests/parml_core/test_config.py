@@ -59,7 +59,8 @@ def test_resolve_override_of_none_counts_as_not_given() -> None:
     [
         ({"worker.heartbeet_s": 1}, {}, "worker.heartbeet_s in the argument; did you mean 'heartbeat_s'"),
         ({"skheduler": {}}, {}, "section 'skheduler' in the argument; did you mean 'scheduler'"),
-        ({"worker.zzz": 1}, {}, "there are heartbeat_s, rank_timeout_s"),
+        ({"worker.zzz": 1}, {}, "there are heartbeat_s, memory_pause, memory_spill, memory_target, rank_timeout_s"),
+        ({"worker.memory_spill": 0.9}, {}, "memory_spill and memory_pause in this order, found 0.6, 0.9, 0.8"),
         ({"worker": 3}, {}, "expected a table of settings as 'worker'"),
         ({"dashboard.port": 70000}, {}, "a whole number from 0 to 65535, found 70000 in the argument"),
         ({"dashboard.port": 80.5}, {}, "dashboard.port to be a whole number"),
