@@ -112,6 +112,9 @@ class MemoryWatch:
     def look(self) -> None:
         """Tell what is so now. To be called, too, whenever much has come into the store, before anything more is started."""
         used = used_bytes()
+        if used > self._spill:  # some of it may be free, and only not be given back
+            _give_back()
+            used = used_bytes()
         if used <= self._spill:
             self._full, self._not_before_s = None, 0.0  # what could not be moved is gone
         moving = self._must_move(used)
@@ -130,7 +133,6 @@ class MemoryWatch:
     def _move(self, entries: Sequence[Entry]) -> None:
         """Values to disk, until less than the target is used. On a thread of its own."""
         self._full = None
-        pool.trim(0.0)
         wanted, freed = used_bytes() - self._target, 0
         for entry in entries:
             if self._ended:

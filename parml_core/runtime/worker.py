@@ -397,6 +397,7 @@ class Worker:
                     unreadable.append(key)
             if loan is not None:
                 loans[key] = loan
+                self._look_after(sizes.get(key, 0))  # it moved into a segment, and malloc may keep what it freed
             buffers = [] if serialized is None or loan is not None else serialized.buffers
             heads.append(None if serialized is None else serialized.head)
             counts.append(len(buffers))
