@@ -60,6 +60,7 @@ def writes(estimator: Any) -> bool:
 
 
 def is_transformer(part: Any) -> bool:
+    """Whether it can be cloned, fitted and asked to transform, which is what a shared stage needs."""
     return all(hasattr(part, name) for name in ("get_params", "fit", "transform"))
 
 
