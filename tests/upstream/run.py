@@ -81,7 +81,7 @@ def wrong(suite: Suite, found: list[Result], on_loky: dict[str, Result]) -> Iter
         if begins(result.test, suite.idle):
             if result.parml:
                 yield f"{result.test}: an exception, and {result.parml} batches went to parml; take it off the list"
-        elif loky is not None and loky.loky and not result.parml:
+        elif loky is not None and loky.outcome == "passed" and loky.loky and not result.parml:
             yield f"{result.test}: {loky.loky} batches went to loky, none to parml"
     for name in [*suite.fail, *suite.idle]:
         if not any(begins(result.test, [name]) for result in found):

@@ -36,6 +36,7 @@ def result(test: str, outcome: str = "passed", *, loky: int = 0, parml: int = 0)
         (result("m::a[parml]", "skipped"), [result("m::a[loky]")], 1),
         (result("m::a"), [result("m::a")], 0),
         (result("m::a"), [result("m::a", loky=1)], 1),
+        (result("m::a", "failed"), [result("m::a", "failed", loky=1)], 0),
         (result("m::fails", "failed"), [], 0),
         (result("m::fails"), [], 1),
         (result("m::idle"), [result("m::idle", loky=1)], 0),
