@@ -83,7 +83,8 @@ class MemoryWatch:
         self._told = MemoryPressure(False)
         self._worker = worker
         self._full: Failure | None = None
-        self._not_before_s = 0.0  # nothing can be moved until then
+        self._not_before_s = 0.0  # nothing can be moved until then,
+        self._stuck_bytes = 0  # unless much has come to what was left
         self._due = asyncio.Event()
         self._ended = False
 
@@ -101,8 +102,9 @@ class MemoryWatch:
             self.look()
             if self._must_move(used_bytes()):
                 await asyncio.to_thread(self._move, self._store.least_used())
-                if used_bytes() > self._spill:  # the rest is in use, or is no value: nothing waits for it to be moved
+                if (left := used_bytes()) > self._spill:  # it is in use, or is no value: nothing waits for it to be moved
                     self._not_before_s = loop.time() + (LOOK_S if self._full is None else FULL_S)
+                    self._stuck_bytes = left
                 self.look()
 
     def close(self) -> None:
@@ -128,7 +130,10 @@ class MemoryWatch:
             self._tell(pressure)
 
     def _must_move(self, used: int) -> bool:
-        return used > self._spill and asyncio.get_running_loop().time() >= self._not_before_s
+        if used <= self._spill:
+            return False
+        more = self._full is None and used - self._stuck_bytes > (self._pause - self._spill) / 2
+        return more or asyncio.get_running_loop().time() >= self._not_before_s
 
     def _move(self, entries: Sequence[Entry]) -> None:
         """Values to disk, until less than the target is used. On a thread of its own."""

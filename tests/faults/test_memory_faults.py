@@ -107,7 +107,7 @@ def test_three_times_the_memory_in_values_is_computed_inside_the_limit(cluster: 
         assert ranks == [sum(range(first, N_PARTS, 2)) * (PART // 8) for first in (0, 1)]
         np.testing.assert_array_equal(client.gather([parts[0]])[0], make(0))
     assert cluster.worker_pids() == pids
-    assert peak.bytes < LIMIT
+    assert peak.bytes < 0.95 * LIMIT
 
 
 def make_bytes(i: int) -> bytes:
@@ -136,7 +136,7 @@ def test_worker_fetches_more_than_it_has_memory_for(cluster: LocalCluster) -> No
         pairs = client.map(of_two, texts[:-1], texts[1:], hints=here)
         assert client.gather(pairs) == [(i * pages, (i + 1) * pages) for i in range(n_texts - 1)]
     assert cluster.worker_pids() == pids
-    assert peak.bytes < LIMIT
+    assert peak.bytes < 0.95 * LIMIT
 
 
 def test_what_a_worker_has_borrowed_counts_once_its_owner_has_let_go_of_it(cluster: LocalCluster) -> None:
