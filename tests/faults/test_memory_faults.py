@@ -88,8 +88,9 @@ def spilled_files(cluster: LocalCluster, folder: Path) -> list[str]:
     for pid in cluster.worker_pids().values():
         for fd in os.listdir(f"/proc/{pid}/fd"):
             path = f"/proc/{pid}/fd/{fd}"
-            if os.readlink(path).startswith(str(folder)):
-                found.append(path)
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                if os.readlink(path).startswith(str(folder)):
+                    found.append(path)
     return found
 
 
@@ -158,18 +159,19 @@ def test_damaged_files_are_made_again(cluster: LocalCluster, tmp_path: Path, dam
     with Client(cluster) as client:
         parts = client.map(make, range(N_PARTS))
         client.wait(parts)
-        damaged = spilled_files(cluster, tmp_path)
-        assert damaged
-        for path in damaged:
-            with open(path, "r+b") as file:
+        n_damaged = 0
+        for path in spilled_files(cluster, tmp_path):
+            with contextlib.suppress(FileNotFoundError), open(path, "r+b") as file:
                 if damage == "cut":
                     file.truncate(1000)
                 else:
                     file.seek(PART // 2)
                     file.write(b"!")
+                n_damaged += 1
+        assert n_damaged
         assert client.gather(client.map(total, parts)) == [i * (PART // 8) for i in range(N_PARTS)]
-        for path in spilled_files(cluster, tmp_path):
-            with open(path, "r+b") as file:
+        for path in spilled_files(cluster, tmp_path):  # some are let go of now, and made again
+            with contextlib.suppress(FileNotFoundError), open(path, "r+b") as file:
                 file.truncate(1000)
         for i, part in enumerate(parts):
             assert client.gather([part])[0][-1] == i
