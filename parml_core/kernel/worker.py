@@ -285,11 +285,7 @@ class WorkerKernel:
         for peer, waiting in list(self.to_ask.items()):
             if peer in self.asking:
                 continue
-            for key in [key for key in waiting if key not in self.wanted]:
-                del waiting[key]
-            keys, nbytes = self._affordable(waiting)
-            for key in keys:
-                del waiting[key]
+            keys, nbytes = self._take_affordable(waiting)
             if not waiting:
                 del self.to_ask[peer]
             if keys:
@@ -297,19 +293,29 @@ class WorkerKernel:
                 self.asking_bytes[peer] = nbytes
                 self._effects.append(fx.Fetch(peer, keys))
 
-    def _affordable(self, waiting: Iterable[Key]) -> tuple[tuple[Key, ...], int]:
-        """The first of these keys for which there is room now, and their bytes. At least one where nothing is on its way."""
+    def _take_affordable(self, waiting: dict[Key, None]) -> tuple[tuple[Key, ...], int]:
+        """
+        Take out the first of these keys for which there is room now, at least one where nothing is on its way; and their bytes.
+
+        Those that nobody waits for any more go too. What lies behind is not looked at: it may be much, and this is done often.
+        """
         most = self.policy.fetching_bytes
         room = most - sum(self.asking_bytes.values())
         keys: list[Key] = []
+        taken: list[Key] = []
         nbytes = 0
         for key in waiting:
-            size = self.wanted[key].nbytes
-            fits = nbytes + size <= min(room, most // 4) if keys else size <= room or not self.asking
-            if not fits or len(keys) == self.policy.fetch_keys_max:
-                break
-            keys.append(key)
-            nbytes += size
+            wanted = self.wanted.get(key)
+            if wanted is not None:
+                size = wanted.nbytes
+                fits = nbytes + size <= min(room, most // 4) if keys else size <= room or not self.asking
+                if not fits or len(keys) == self.policy.fetch_keys_max:
+                    break
+                keys.append(key)
+                nbytes += size
+            taken.append(key)
+        for key in taken:
+            del waiting[key]
         return tuple(keys), nbytes
 
     def _answered(self, peer: Address) -> None:

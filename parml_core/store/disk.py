@@ -23,7 +23,7 @@ from parml_core.errors import SpillError
 from parml_core.protocol.frames import nbytes_of
 from parml_core.protocol.messages import Loan
 from parml_core.protocol.serialize import Serialized
-from parml_core.store.pool import mapped
+from parml_core.store.pool import mapped, open_lent, write_at
 from parml_core.store.shared import NO_RESERVE, layout
 from parml_core.typing import Buffer
 
@@ -135,8 +135,7 @@ def borrow_from_disk(loan: Loan, *, keep: bool, private: bool = False) -> Serial
         What is there is not what was written.
     """
     assert loan.checksum is not None
-    # By now the descriptor may be a FIFO, whose writer would be waited for without O_NONBLOCK.
-    file = _File(os.open(f"/proc/{loan.pid}/fd/{loan.fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+    file = _File(open_lent(loan.pid, loan.fd))
     found = os.fstat(file.fd)
     if not stat.S_ISREG(found.st_mode) or found.st_ino != loan.inode:
         raise FileNotFoundError(f"descriptor {loan.fd} of process {loan.pid} is another file by now")
@@ -164,10 +163,9 @@ class _File:
         """Write these pieces there; their checksum."""
         checksum = 0
         for piece, offset in zip(pieces, offsets, strict=True):
-            view, done = memoryview(piece).cast("B"), 0
+            view = memoryview(piece).cast("B")
             checksum = zlib.crc32(view, checksum)
-            while done < len(view):
-                done += os.pwrite(self.fd, view[done:], offset + done)
+            write_at(self.fd, view, offset)
         return checksum
 
     def read(self, begin: int, nbytes: int, *, private: bool) -> memoryview:

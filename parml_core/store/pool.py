@@ -88,9 +88,9 @@ class MemoryFile:
         views = [memoryview(buffer).cast("B") for buffer in buffers]
         written[self.fd] = max(written.get(self.fd, 0), end)
         if self.use == 1:
-            self._write(memoryview(USE.pack(1)), 0)
+            write_at(self.fd, memoryview(USE.pack(1)), 0)
             for view, offset in zip(views, offsets, strict=True):
-                self._write(view, offset)
+                write_at(self.fd, view, offset)  # a page that is mapped would have to be cleared first
             with suppress(OSError):  # Linux before 5.1 has no such seal
                 fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEAL_FUTURE_WRITE)
             fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
@@ -102,12 +102,6 @@ class MemoryFile:
             for start in range(0, len(view), _COPY_BYTES):
                 part = view[start : start + _COPY_BYTES]
                 self._memory[offset + start : offset + start + len(part)] = part
-
-    def _write(self, view: memoryview, offset: int) -> None:
-        """Unlike a page that is mapped, one that is written to need not be cleared first."""
-        done = 0
-        while done < len(view):
-            done += os.pwrite(self.fd, view[done:], offset + done)
 
     def renew(self) -> bool:
         """Make it ready for another value, and void what was lent of the last one; False where somebody may still read that."""
@@ -211,6 +205,19 @@ pool = Pool(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 8)
 """Of this process."""
 
 os.register_at_fork(after_in_child=pool.forget)
+
+
+def write_at(fd: int, view: memoryview, offset: int) -> None:
+    """Write all of these bytes to a place in a file."""
+    done = 0
+    while done < len(view):
+        done += os.pwrite(fd, view[done:], offset + done)
+
+
+def open_lent(pid: int, fd: int) -> int:
+    """A descriptor of one's own for the file that a process has open as `fd`, to read it."""
+    # By now the descriptor may be a FIFO, whose writer would be waited for without O_NONBLOCK.
+    return os.open(f"/proc/{pid}/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
 
 
 def mapped(fd: int, nbytes: int, protection: int, flags: int, offset: int = 0) -> memoryview:

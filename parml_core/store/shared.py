@@ -20,7 +20,7 @@ from pathlib import Path
 from parml_core.protocol.frames import nbytes_of
 from parml_core.protocol.messages import Loan
 from parml_core.protocol.serialize import Serialized
-from parml_core.store.pool import ALIGN, USE, MemoryFile, mapped, open_fds, pool, written
+from parml_core.store.pool import ALIGN, USE, MemoryFile, mapped, open_fds, open_lent, pool, written
 from parml_core.typing import Buffer
 
 SHARED_BYTES = 64 * 1024
@@ -110,7 +110,7 @@ class Segment:
         offsets, end = layout(lengths)
         file = pool.take(end)
         file.fill(buffers, offsets, end)
-        fd = _open(os.getpid(), file.fd)  # also this process reads by a descriptor that tells the kernel that somebody does
+        fd = open_lent(os.getpid(), file.fd)  # also this process reads by a descriptor that tells the kernel that somebody does
         try:
             segment = cls(fd, file.inode, file.use, lengths)
         finally:
@@ -136,7 +136,7 @@ class Segment:
         OSError
             It is not there any more, or its owner is out of reach.
         """
-        fd = _open(loan.pid, loan.fd)
+        fd = open_lent(loan.pid, loan.fd)
         try:
             found = os.fstat(fd)
             if found.st_ino != loan.inode or found.st_size < layout(loan.lengths)[1]:
@@ -203,11 +203,6 @@ def borrow(head: bytes, loan: Loan, *, keep: bool, private: bool = False) -> Ser
 def loan_of(value: Serialized) -> Loan | None:
     """How others can map the buffers of a value that `share` or `borrow` gave."""
     return None if value.segment is None else value.segment.loan()
-
-
-def _open(pid: int, fd: int) -> int:
-    # By now the descriptor may be a FIFO, whose writer would be waited for without O_NONBLOCK.
-    return os.open(f"/proc/{pid}/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
 
 
 def layout(lengths: Sequence[int]) -> tuple[list[int], int]:

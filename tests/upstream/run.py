@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+BOUND_S = 7200.0  # of a whole suite; each test has 100 s
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def run(suite: Suite, folder: Path, backend: str, only: list[str] | None = None)
         "UPSTREAM_REPORT": str(report),
         "UPSTREAM_TASKS": str(folder / "tasks"),
     }
-    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False, timeout=BOUND_S)
     if done.returncode not in (0, 1, 5):  # all passed, some failed, no such test
         raise RuntimeError(f"pytest ended with {done.returncode}:\n{done.stdout[-5000:]}{done.stderr[-5000:]}")
     lines = report.read_text().splitlines() if report.exists() else []
