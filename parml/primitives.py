@@ -198,9 +198,8 @@ def shuffle(
     for index, key in enumerate(keys):
         cut = f"{group}:cut,{index}"
         tasks.append(Task(cut, _cut, (Ref(key), n_targets, target_of, *args)))
-        tasks += [
-            Task(f"{group}:piece,{index},{place}", _between, (Ref(cut), *starts[place : place + 2])) for place in range(n_groups)
-        ]
+        for place in range(n_groups):
+            tasks.append(Task(f"{group}:piece,{index},{place}", _between, (Ref(cut), *starts[place : place + 2])))
     for place in range(n_groups):
         pieces = [Ref(f"{group}:piece,{index},{place}") for index in range(len(keys))]
         tasks += [

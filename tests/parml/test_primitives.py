@@ -30,9 +30,7 @@ def shuffled(chunks: list[pd.DataFrame], n_targets: int) -> list[pd.DataFrame]:
     st.integers(1, 7),
     st.sampled_from([1, 3, 4096]),
 )
-def test_each_row_goes_to_its_target_and_rows_keep_their_order(
-    keys: list[list[int]], n_targets: int, most_pieces: int
-) -> None:
+def test_each_row_goes_to_its_target_and_rows_keep_their_order(keys: list[list[int]], n_targets: int, most_pieces: int) -> None:
     numbers = iter(range(1000))
     chunks = [
         pd.DataFrame({"k": pd.Series(part, dtype="int64"), "n": [next(numbers) for _ in part], "s": [f"{k}" for k in part]})
