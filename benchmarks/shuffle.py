@@ -90,6 +90,7 @@ def on_parml(parts: int, n_rows: int, limit: str | None, watch: bool) -> None:
     from parml.primitives import chunk_key, map_blocks, shuffle
     from parml_core.client import Client, LocalCluster
     from parml_core.graph import Graph, Ref
+    from parml_core.graph.passes import fuse
 
     frames = map_blocks("frame-1", make, range(parts), [n_rows] * parts)
     tasks = shuffle("shuffled-2", [task.key for task in frames], parts, target_of, pd.concat, parts)
@@ -99,7 +100,7 @@ def on_parml(parts: int, n_rows: int, limit: str | None, watch: bool) -> None:
         client.gather(client.map(digest, [pd.DataFrame({"key": [1], "x0": [1.0]})] * 2))  # imports
         with watched(list(pids.values()), watch) as peaks:
             began = time.perf_counter()
-            targets = client.submit_graph(Graph(frames + tasks), keys)
+            targets = client.submit_graph(fuse(Graph(frames + tasks), keys), keys)
             client.wait(targets)
             seconds = time.perf_counter() - began
         digests = map_blocks("digest-3", digest, map(Ref, keys))

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from parml_core.graph import Ref, Task
+from parml_core.graph import Hints, Ref, Task
 from parml_core.typing import Key
 
 FAN_IN = 16
+_AT_ONCE = Hints(priority=1)
 MOST_PIECES = 4096
 """A shuffle has at most so many pieces, about: one for each chunk and target, or several targets in one."""
 
@@ -199,7 +200,8 @@ def shuffle(
         cut = f"{group}:cut,{index}"
         tasks.append(Task(cut, _cut, (Ref(key), n_targets, target_of, *args)))
         for place in range(n_groups):
-            tasks.append(Task(f"{group}:piece,{index},{place}", _between, (Ref(cut), *starts[place : place + 2])))
+            args_of_piece = (Ref(cut), *starts[place : place + 2])
+            tasks.append(Task(f"{group}:piece,{index},{place}", _between, args_of_piece, hints=_AT_ONCE))
     for place in range(n_groups):
         pieces = [Ref(f"{group}:piece,{index},{place}") for index in range(len(keys))]
         tasks += [

@@ -111,6 +111,10 @@ class MemoryWatch:
         """A move that is under way does not delay the end of the worker."""
         self._ended = True
 
+    def disk_to_lend_from(self) -> Disk | None:
+        """Where to a value should go before it is lent: a copy in shared memory would come on top of what is too much already."""
+        return self._disk if used_bytes() > self._spill and self._full is None else None
+
     def look(self) -> None:
         """Tell what is so now. To be called, too, whenever much has come into the store, before anything more is started."""
         used = used_bytes()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 import os
@@ -50,8 +51,8 @@ from parml_core.runtime.nanny_link import NannyLink
 from parml_core.runtime.peer import Conversation, DataLinks, limits_of, unpack
 from parml_core.runtime.rank import RankNotStarted, RankProcess
 from parml_core.runtime.specs import RankSpec, Ready, WorkerSpec, tell_ready
-from parml_core.store.disk import Unreadable
-from parml_core.store.memory import MemoryStore
+from parml_core.store.disk import Disk, Unreadable
+from parml_core.store.memory import SPILLED_BYTES, MemoryStore
 from parml_core.store.pool import pool
 from parml_core.store.shared import borrow, this_place
 from parml_core.typing import Key
@@ -384,7 +385,7 @@ class Worker:
             entry = self.store.entry(key)
             serialized, loan = None, None
             if entry is not None:
-                pack = entry.lend if lends else entry.pack
+                pack = functools.partial(entry.lend, self._disk_for(sizes.get(key, 0))) if lends else entry.pack
                 try:
                     if sizes.get(key, 0) > _PICKLE_ASIDE_BYTES:
                         serialized, loan = await asyncio.to_thread(pack)
@@ -405,6 +406,10 @@ class Worker:
         if unreadable:
             self._handle([ev.ValuesUnreadable(tuple(unreadable))])
         return Values(request.request, heads, counts, failures, loans), out
+
+    def _disk_for(self, nbytes: int) -> Disk | None:
+        """Where a value of this size is moved to rather than to be lent from memory."""
+        return None if self._memory is None or nbytes < SPILLED_BYTES else self._memory.disk_to_lend_from()
 
     def _keep(self, request: PutValues, buffers: Sequence[memoryview]) -> PutDone:
         sizes, refused = [], []

@@ -15,9 +15,10 @@ import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
-from parml_core.errors import SerializationError
+from parml_core.errors import SerializationError, SpillError
 from parml_core.protocol.messages import Loan
 from parml_core.protocol.serialize import Serialized, dumps, loads
 from parml_core.store.disk import Disk, OnDisk
@@ -91,35 +92,41 @@ class Entry:
             There is no room; the value is where it was.
         """
         with _moving:
-            value, serialized = self._value, self._serialized
-            if self._stays or (value is _NOTHING and serialized is None):
+            return self._spill(disk)
+
+    def _spill(self, disk: Disk) -> int:
+        value, serialized = self._value, self._serialized
+        if self._stays or (value is _NOTHING and serialized is None):
+            return 0
+        if value is not _NOTHING and sys.getrefcount(value) > _REFERENCES:
+            return 0
+        if self._on_disk is None:
+            if serialized is not None and serialized.segment is not None and not serialized.segment.owned:
                 return 0
-            if value is not _NOTHING and sys.getrefcount(value) > _REFERENCES:
+            try:
+                written = dumps(value) if serialized is None else serialized
+            except SerializationError:
+                self._stays = True
                 return 0
-            if self._on_disk is None:
-                if serialized is not None and serialized.segment is not None and not serialized.segment.owned:
-                    return 0
-                try:
-                    written = dumps(value) if serialized is None else serialized
-                except SerializationError:
-                    self._stays = True
-                    return 0
-                self._on_disk = disk.write(written)
-            self._value, self._serialized = _NOTHING, None  # in this order: whoever finds no value looks for the bytes
-            return self._on_disk.nbytes
+            self._on_disk = disk.write(written)
+        self._value, self._serialized = _NOTHING, None  # in this order: whoever finds no value looks for the bytes
+        return self._on_disk.nbytes
 
     def pack(self) -> tuple[Serialized, Loan | None]:
         """As bytes that are to be sent."""
         return self.serialized(), None
 
-    def lend(self) -> tuple[Serialized, Loan | None]:
+    def lend(self, disk: Disk | None = None) -> tuple[Serialized, Loan | None]:
         """
         As bytes, and how other processes of this host can map the buffers; None where that is not worth it or not possible.
 
         From the first time on the value is in shared memory alone: what tasks get has its buffers there. One that is on disk is
-        lent as it lies there; whoever borrows it reads it.
+        lent as it lies there; whoever borrows it reads it. So is one that can move to `disk`, for lack of room in memory.
         """
         with _moving:
+            if disk is not None:
+                with suppress(SpillError):
+                    self._spill(disk)
             if self._on_disk is not None:
                 return Serialized(b"", []), self._on_disk.loan()
             serialized = self.serialized()
