@@ -197,13 +197,13 @@ def shuffle(
     starts = [n_targets * place // n_groups for place in range(n_groups + 1)]
     tasks: list[Task] = []
     for index, key in enumerate(keys):
-        cut = f"{group}:cut,{index}"
+        cut = f"cut_{group}:{index}"  # a name of its own: how long a task will take is learnt by name
         tasks.append(Task(cut, _cut, (Ref(key), n_targets, target_of, *args)))
         for place in range(n_groups):
             args_of_piece = (Ref(cut), *starts[place : place + 2])
-            tasks.append(Task(f"{group}:piece,{index},{place}", _between, args_of_piece, hints=_AT_ONCE))
+            tasks.append(Task(f"piece_{group}:{index},{place}", _between, args_of_piece, hints=_AT_ONCE))
     for place in range(n_groups):
-        pieces = [Ref(f"{group}:piece,{index},{place}") for index in range(len(keys))]
+        pieces = [Ref(f"piece_{group}:{index},{place}") for index in range(len(keys))]
         tasks += [
             Task(chunk_key(group, target), _join, (target, join, pieces)) for target in range(starts[place], starts[place + 1])
         ]
