@@ -27,6 +27,11 @@ def embedded_engine() -> Engine:
         return engine
 
 
+def embedded_runs() -> bool:
+    """Whether this process has started its local cluster, and not ended it."""
+    return _running is not None
+
+
 def close_embedded() -> None:
     """End the local cluster of this process, where there is one."""
     with _lock:

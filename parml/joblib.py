@@ -19,6 +19,9 @@ the first call, serves all later ones and ends with the process.
 - A call inside a task goes to the same cluster when it asks for more than one job, three levels deep; deeper ones are loops.
 - A forked process does not use its parent's cluster: it starts its own, or, inside another call, uses its threads.
 - What shares memory (``require="sharedmem"``) runs on threads of the calling process.
+- So does what a library says runs well on threads (``prefer="threads"``: forests, neighbours) where nobody made a Client or
+  chose an engine: the local cluster would have the same processors, after a start and copies of the data. Calls with an
+  initializer or ``inner_max_num_threads``, which are for worker processes, go to the cluster all the same.
 
 Examples
 --------
@@ -53,7 +56,7 @@ from joblib.parallel import (
 
 from parml._joblib_batch import SHARED_FROM_BYTES, Initial
 from parml._joblib_call import Batch, Call
-from parml._joblib_embedded import embedded_engine
+from parml._joblib_embedded import embedded_engine, embedded_runs
 from parml_core.engine import registry
 from parml_core.engine.base import Engine
 from parml_core.graph import Hints
@@ -149,7 +152,13 @@ class ParmlBackend(AutoBatchingMixin, ParallelBackendBase):
         _check(n_jobs)
         if self._level > DEEPEST_LEVEL:
             return 1
-        return n_jobs if n_jobs > 0 else max(self._look_at_workers() + 1 + n_jobs, 2)
+        if n_jobs > 0:
+            return n_jobs
+        if self._engine is None and self._on_this_machine and not embedded_runs():
+            self._slots = cpu_count()  # as it will have: who only asks is no reason to start it
+        else:
+            self._look_at_workers()
+        return max(self._slots + 1 + n_jobs, 2)
 
     def limit(self) -> int:
         """
@@ -181,12 +190,16 @@ class ParmlBackend(AutoBatchingMixin, ParallelBackendBase):
     def _level(self) -> int:
         return self.nesting_level or 0
 
-    def _look_at_workers(self) -> int:
+    def _look_at_workers(self) -> None:
         """The number of slots; a task takes as many of its worker's threads as it may use and every worker has."""
         workers = (self._engine or self._resolve()).workers()
         self._threads = max(1, min([self.inner_max_num_threads or 1, *(worker.nthreads for worker in workers)]))
         self._slots = sum(worker.nthreads // self._threads for worker in workers)
-        return self._slots
+
+    @property
+    def _on_this_machine(self) -> bool:
+        """Whether nobody has said where to run, and no task does: then it is this machine."""
+        return self._client is None and not self._level and registry.explicit_engine() is None
 
     def _resolve(self) -> Engine:
         if self._client is not None:
@@ -210,7 +223,9 @@ class ParmlBackend(AutoBatchingMixin, ParallelBackendBase):
     ) -> int:
         """Make ready for the calls of one Parallel; `max_nbytes` None: no array is shared. Other settings are loky's."""
         _check(n_jobs)
-        if require == "sharedmem":
+        for_processes = initializer or self._initializer or self.inner_max_num_threads
+        well_on_threads = prefer == "threads" and self._on_this_machine and not for_processes
+        if require == "sharedmem" or well_on_threads:
             raise FallbackToBackend(_SharedMemory(self._local_n_jobs(n_jobs), nesting_level=self._level))
         if n_jobs == 1 or self._level > DEEPEST_LEVEL:
             raise FallbackToBackend(SequentialBackend(nesting_level=self._level))

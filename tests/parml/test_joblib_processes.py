@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -32,6 +33,43 @@ def squares(n_jobs: int = 2) -> list[int]:
 
 
 SQUARES = [i * i for i in range(20)]
+
+
+# --- no Client -----------------------------------------------------------------------------------------------------------
+
+ALONE = """
+import os
+import joblib, psutil, sklearn.datasets, sklearn.ensemble
+import parml
+from parml_core.client import Client, LocalCluster
+
+X, y = sklearn.datasets.make_classification(500, random_state=0)
+forest = sklearn.ensemble.RandomForestClassifier(10, n_jobs=-1, random_state=0)
+expected = forest.fit(X, y).predict(X).tolist()
+
+def where(**how):
+    return set(joblib.Parallel(n_jobs=2, **how)(joblib.delayed(os.getpid)() for _ in range(4)))
+
+with joblib.parallel_config("parml"):
+    assert forest.fit(X, y).predict(X).tolist() == expected
+    assert joblib.effective_n_jobs(-1) == max(joblib.cpu_count(), 2)
+    assert where(prefer="threads") == {os.getpid()}
+    assert not psutil.Process().children()
+    assert os.getpid() not in where()
+    assert where(prefer="threads") == {os.getpid()}
+    assert os.getpid() not in where(prefer="threads", initializer=int)
+with joblib.parallel_config("parml", inner_max_num_threads=1):
+    assert os.getpid() not in where(prefer="threads")
+with LocalCluster(2, 1, dashboard_port=None) as cluster, Client(cluster), joblib.parallel_config("parml"):
+    assert where(prefer="threads") <= set(cluster.worker_pids().values())
+print("as expected")
+"""
+
+
+def test_call_that_prefers_threads_starts_no_cluster_and_uses_one_that_was_made() -> None:
+    """A program without a Client: forests run on its own threads, other calls on processes, and on a Client all of them."""
+    ran = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, timeout=2 * BOUND_S, check=False)
+    assert (ran.returncode, ran.stdout) == (0, "as expected\n"), ran.stderr
 
 
 # --- forks ---------------------------------------------------------------------------------------------------------------
