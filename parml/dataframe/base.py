@@ -18,6 +18,7 @@ from parml.dataframe.lower import explain, lower, optimise
 from parml.dataframe.meta import as_meta, learned
 from parml.dataframe.plan import Blockwise, Columnwise, CountRows, Input, Kept, Node, Rows
 from parml.dataframe.plan_across import Reduce, Regroup, Select, numbered
+from parml.dataframe.pushdown import known_lengths
 from parml.delayed import Delayed, delayed_chunks
 from parml_core.engine.base import Engine, Future
 from parml_core.errors import InputError, NotSupported
@@ -205,6 +206,9 @@ class Frame:
             taken = min(taken * 4, self.npartitions)
 
     def __len__(self) -> int:
+        lengths = known_lengths(self._node)
+        if lengths is not None:
+            return sum(lengths)
         return int(Frame._of(Reduce("len", CountRows(self._node), sum, sum, 0)).compute())
 
     def __bool__(self) -> bool:
@@ -311,7 +315,7 @@ def elementwise(name: str, fn: Callable[..., Any], args: Iterable[Any], kwargs: 
     by_name = any(node.broadcast and isinstance(node.meta, pd.Series) for node in inputs)
     if by_name and not lead.broadcast and not isinstance(lead.meta, pd.DataFrame):
         raise InputError(f"expected frames with columns beside the totals of columns in {name}, found a series; pick one total")
-    node = Blockwise(name, fn, inputs, args, kwargs, rows=rows)
+    node = Blockwise(name, fn, inputs, args, kwargs, rows=rows, rowwise=True)
     if isinstance(node.meta, pd.DataFrame) and not by_name:
         node = Columnwise(name, fn, inputs, args, kwargs, meta=node.meta, rows=rows)
     return Frame._of(node)

@@ -1,9 +1,10 @@
 """
 From plans to one Graph.
 
-`optimise` walks from the results to the readers, collecting which columns of each node are needed, and back, rebuilding the
-nodes with no more than that. Steps that several results need are one node, as equal nodes have equal tokens. `lower` then
-runs each chain of blockwise steps, from reading on, as one task per partition; what two tasks need is a task of its own.
+`optimise` walks from the results to the readers, collecting which columns and rows of each node are needed, and back,
+rebuilding the nodes with no more than that. Steps that several results need are one node, as equal nodes have equal tokens.
+`lower` then runs each chain of blockwise steps, from reading on, as one task per partition; what two tasks need is a task of
+its own.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 from parml.dataframe import steps
 from parml.dataframe.plan import NO_COLUMNS, Blockwise, Columns, Input, Kept, Node, Source, columns_of
 from parml.dataframe.plan_across import Reduce, Regroup
+from parml.dataframe.predicate import EVERYTHING
+from parml.dataframe.pushdown import known_counts, row_conditions
 from parml.primitives import chunk_key, map_blocks, tree_reduce
 from parml_core.engine.base import Future
 from parml_core.graph import Graph, Ref, Task
@@ -37,8 +40,10 @@ def topological(roots: Iterable[Node]) -> list[Node]:
 
 
 def optimise(roots: Sequence[Node]) -> list[Node]:
-    """Equal plans that read and carry only the columns that the roots need."""
+    """Equal plans that read and carry only the columns that the roots need, and leave out rows that no filter lets through."""
     order = topological(roots)
+    counts = known_counts(order)
+    conditions = row_conditions(order, roots, counts)
     wanted: dict[Node, Columns] = {root: columns_of(root) for root in roots}
     for node in reversed(order):
         if node in wanted:
@@ -47,7 +52,11 @@ def optimise(roots: Sequence[Node]) -> list[Node]:
                     wanted[below] = wanted.get(below, NO_COLUMNS) | columns
     made: dict[Node, Node] = {}
     for node in order:
-        if node in wanted:
+        if node in counts:
+            made[node] = counts[node]
+        elif isinstance(node, Source) and node in wanted:
+            made[node] = node.narrowed((), wanted[node]).where(conditions.get(node, EVERYTHING))
+        elif node in wanted:
             made[node] = node.narrowed(tuple(made.get(below, below) for below in node.inputs), wanted[node])
     return [made[root] for root in roots]
 

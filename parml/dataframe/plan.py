@@ -31,12 +31,13 @@ import abc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
 
 from parml.dataframe import steps
+from parml.dataframe.predicate import EVERYTHING, Predicate
 from parml_core.engine.base import Future
 from parml_core.hashing import tokenize
 from parml_core.typing import Key
@@ -149,6 +150,21 @@ class Reader(Protocol):
     def describe(self) -> str: ...
 
 
+@runtime_checkable
+class Counting(Protocol):
+    """A reader that may know how many rows there are without reading them."""
+
+    def lengths(self, parts: Sequence[Any]) -> list[int] | None: ...
+
+
+@runtime_checkable
+class Pruning(Protocol):
+    """A reader that knows of some rows that they do not meet a condition, without reading them."""
+
+    def matching(self, parts: Sequence[Any], condition: Predicate) -> tuple[Sequence[Any], str]:
+        """The parts without such rows, whose other rows keep their labels; and what that leaves, for people."""
+
+
 class Source(Node):
     """
     Partitions made by a reader, one of each part.
@@ -161,25 +177,48 @@ class Source(Node):
         Names the rows, whatever columns of them are read.
     counted : bool
         The rows have no labels of their own and are numbered.
+    condition : Predicate
+        Rows that do not meet it may be missing.
     """
 
     inputs = ()
 
-    def __init__(self, reader: Reader, parts: Sequence[Any], *, origin: str, counted: bool) -> None:
-        self.reader, self.parts, self._counted = reader, tuple(parts), counted
+    def __init__(
+        self, reader: Reader, parts: Sequence[Any], *, origin: str, counted: bool, condition: Predicate = EVERYTHING
+    ) -> None:
+        self.reader, self.parts, self._counted, self.condition = reader, tuple(parts), counted, condition
+        self._left = ""
         self.name, self.meta, self.npartitions = reader.name, reader.meta, len(self.parts)
         self.rows = Rows(origin, self if counted else None, whole=counted)
 
     def _parameters(self) -> tuple[Any, ...]:
-        return (self.reader.__parml_token__(), self.rows.origin)
+        return (self.reader.__parml_token__(), self.rows.origin, *([] if self.condition == EVERYTHING else [self.condition]))
 
-    def narrowed(self, inputs: tuple[Node, ...], wanted: Columns) -> Node:
+    def narrowed(self, inputs: tuple[Node, ...], wanted: Columns) -> Source:
         if not isinstance(self.meta, pd.DataFrame) or wanted >= columns_of(self):
             return self
-        return Source(self.reader.narrowed(wanted), self.parts, origin=self.rows.origin, counted=self._counted)
+        return self._with(self.reader.narrowed(wanted), self.parts, self.condition)
+
+    def where(self, condition: Predicate) -> Source:
+        """Without rows of which the reader knows that they do not meet a condition."""
+        if condition == EVERYTHING or not isinstance(self.reader, Pruning):
+            return self
+        parts, left = self.reader.matching(self.parts, condition)
+        source = self._with(self.reader, parts, self.condition & condition)
+        source._left = left
+        return source
+
+    def _with(self, reader: Reader, parts: Sequence[Any], condition: Predicate) -> Source:
+        return Source(reader, parts, origin=self.rows.origin, counted=self._counted, condition=condition)
+
+    @staticmethod
+    def of_numbers(numbers: Sequence[int]) -> Source:
+        """Each partition is a number."""
+        return Source(_NUMBER, numbers, origin=f"numbers {tokenize(list(numbers))}", counted=False)
 
     def describe(self) -> str:
-        return f"{self.reader.describe()} in {self.npartitions} partitions"
+        where = "" if self.condition == EVERYTHING else f" where {self.condition}: {self._left}"
+        return f"{self.reader.describe()} in {self.npartitions} partitions{where}"
 
 
 class Numbers(Source):
@@ -260,7 +299,11 @@ class Blockwise(Node):
         Default: what `fn` makes of the inputs' metas.
     rows : Rows, optional
         Default: those of the first input that is not broadcast.
+    rowwise : bool
+        A row of the result depends on the rows in its place of the inputs alone.
     """
+
+    rowwise = False
 
     def __init__(
         self,
@@ -272,8 +315,10 @@ class Blockwise(Node):
         *,
         meta: Any = None,
         rows: Rows | None = None,
+        rowwise: bool | None = None,
     ) -> None:
         self.name, self.fn, self.inputs = name, fn, tuple(inputs)
+        self.rowwise = type(self).rowwise if rowwise is None else rowwise
         self.args = tuple(Input(place) for place in range(len(self.inputs))) if args is None else args
         self.kwargs = dict(kwargs or {})
         self.broadcast = all(node.broadcast for node in self.inputs)
@@ -296,11 +341,14 @@ class Blockwise(Node):
     def narrowed(self, inputs: tuple[Node, ...], wanted: Columns) -> Node:
         if inputs == self.inputs:
             return self
-        return Blockwise(self.name, self.fn, inputs, self.args, self.kwargs, meta=self.meta, rows=self.rows)
+        given: dict[str, Any] = {"meta": self.meta, "rows": self.rows, "rowwise": self.rowwise}
+        return Blockwise(self.name, self.fn, inputs, self.args, self.kwargs, **given)
 
 
 class Columnwise(Blockwise):
     """A step whose result has the columns of its inputs, each made of the columns of that name."""
+
+    rowwise = True
 
     def needs(self, wanted: Columns) -> tuple[Columns | None, ...]:
         return tuple(wanted & columns_of(node) for node in self.inputs)
@@ -314,6 +362,8 @@ class Columnwise(Blockwise):
 
 class Project(Blockwise):
     """The columns of a list, as a frame, or one column, as a series."""
+
+    rowwise = True
 
     def __init__(self, frame: Node, columns: Any) -> None:
         self.columns = columns
@@ -337,6 +387,8 @@ class Project(Blockwise):
 class Filter(Blockwise):
     """The rows where a mask is true."""
 
+    rowwise = True
+
     def __init__(self, frame: Node, mask: Node) -> None:
         super().__init__("filter", steps.take_rows, (frame, mask), rows=replace(frame.rows, whole=False))
 
@@ -349,6 +401,8 @@ class Filter(Blockwise):
 
 class Assign(Blockwise):
     """A frame with one column set to a series, a total or a plain value."""
+
+    rowwise = True
 
     def __init__(self, frame: Node, column: Any, value: Any) -> None:
         self.column, self.value = column, value
@@ -375,6 +429,8 @@ class Assign(Blockwise):
 
 class Rename(Blockwise):
     """A frame with other column names."""
+
+    rowwise = True
 
     def __init__(self, frame: Node, names: Mapping[Any, Any]) -> None:
         self.names = {old: new for old, new in names.items() if old in columns_of(frame)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,6 +61,9 @@ class MemoryReader:
 
     def argument(self, part: tuple[int, int]) -> Any:
         return self.data.iloc[slice(*part)]
+
+    def lengths(self, parts: Sequence[tuple[int, int]]) -> list[int]:
+        return [stop - start for start, stop in parts]
 
     def narrowed(self, wanted: Columns) -> MemoryReader:
         data = self.data.loc[:, [column in wanted for column in self.data.columns]]

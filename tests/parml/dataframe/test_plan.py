@@ -62,7 +62,7 @@ def test_only_needed_columns_are_read(name: str) -> None:
     """The reader makes the columns that the result depends on, and the result is that of pandas."""
     step, columns = PROJECTIONS[name]
     result = step(frame())
-    assert columns_read(result) == [list(columns)]
+    assert columns_read(result) == ([] if name == "number of rows" else [list(columns)])  # known without reading
     got = result.compute(engine=InlineEngine())
     if name == "partitions":
         pd.testing.assert_series_equal(got, WHOLE.g[3:])
