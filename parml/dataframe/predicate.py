@@ -10,6 +10,7 @@ from __future__ import annotations
 import abc
 import operator
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, Protocol
 
 import numpy as np
@@ -63,8 +64,13 @@ class Predicate(abc.ABC):
         """A condition that is true at least where this one is false."""
         return EVERYTHING
 
+    def terms(self) -> list[Predicate]:
+        """The conditions all of which have to be met."""
+        return [self]
+
     def __and__(self, other: Predicate) -> Predicate:
-        return Both(self, other) if not isinstance(other, Everything) else self
+        new = [term for term in other.terms() if term not in self.terms()]
+        return reduce(Both, new, self)
 
     def __or__(self, other: Predicate) -> Predicate:
         if self == other:
@@ -78,6 +84,9 @@ class Everything(Predicate):
 
     def may_match(self, statistics: Statistics) -> np.ndarray:
         return np.ones(len(statistics), bool)
+
+    def terms(self) -> list[Predicate]:
+        return []
 
     def __and__(self, other: Predicate) -> Predicate:
         return other
@@ -98,6 +107,9 @@ class Both(Predicate):
 
     one: Predicate
     other: Predicate
+
+    def terms(self) -> list[Predicate]:
+        return [*self.one.terms(), *self.other.terms()]
 
     def may_match(self, statistics: Statistics) -> np.ndarray:
         return self.one.may_match(statistics) & self.other.may_match(statistics)
@@ -147,7 +159,8 @@ class Compare(Predicate):
         return result | bounds.nulls if self.op == "!=" else result
 
     def _within(self, low: pd.Series, high: pd.Series) -> Any:
-        value, text = self.value, isinstance(self.value, str | bytes)
+        value = self.value
+        text = isinstance(value, str | bytes) and all(isinstance(bound, type(value)) for bound in high)
         above = np.array([text and value.startswith(bound) for bound in high], bool)  # cut short: the value may lie beyond
         match self.op:
             case "<" | "<=":

@@ -59,30 +59,39 @@ def row_conditions(order: Sequence[Node], roots: Collection[Node], without: Coll
     without : collection of Node
         These are not computed from their inputs.
     """
-    sources = _sources(order)
+    met = _conditions_met(order)
     needed: dict[Node, Predicate] = dict.fromkeys(roots, EVERYTHING)
     for node in reversed(order):
         if node not in needed or node in without:
             continue
         passing: Predicate = EVERYTHING
         if isinstance(node, Blockwise) and node.rowwise:
-            passing = needed[node]
-            if isinstance(node, Filter) and sources[node] is not None:
-                passing = passing & condition_of(node.inputs[1])
+            passing = needed[node] & met[node][1] if isinstance(node, Filter) and node in met else needed[node]
         for below in node.inputs:
             rows: Predicate = EVERYTHING if below.broadcast else passing
             needed[below] = needed[below] | rows if below in needed else rows
     return {node: rows for node, rows in needed.items() if isinstance(node, Source) and rows != EVERYTHING}
 
 
-def _sources(order: Sequence[Node]) -> dict[Node, Source | None]:
-    """For each node the one source that it is made of row by row."""
-    found: dict[Node, Source | None] = {}
+def _conditions_met(order: Sequence[Node]) -> dict[Node, tuple[Source, Predicate]]:
+    """For each node that is made of one source row by row, that source and a condition that all of its rows meet."""
+    met: dict[Node, tuple[Source, Predicate]] = {}
     for node in order:
-        below = {found[other] for other in node.inputs if not other.broadcast}
-        one = isinstance(node, Blockwise) and node.rowwise and len(below) == 1
-        found[node] = node if isinstance(node, Source) else below.pop() if one else None
-    return found
+        if isinstance(node, Source):
+            met[node] = (node, EVERYTHING)
+        below = [other for other in node.inputs if not other.broadcast]
+        if not isinstance(node, Blockwise) or not node.rowwise or not below or not all(other in met for other in below):
+            continue
+        source, rows = met[below[0]]
+        if any(met[other][0] != source for other in below):
+            continue
+        if isinstance(node, Filter):
+            rows = rows & condition_of(node.inputs[1])
+        else:  # rows that only one of the inputs has are matched with nothing
+            for other in below[1:]:
+                rows = rows | met[other][1]
+        met[node] = (source, rows)
+    return met
 
 
 def condition_of(mask: Node) -> Predicate:

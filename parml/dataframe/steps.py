@@ -22,7 +22,8 @@ def take_columns(frame: pd.DataFrame, columns: Any) -> Any:
 
 def take_rows(frame: Any, mask: pd.Series) -> Any:
     """The rows where the mask is true."""
-    return frame[mask]
+    # No values of any type are taken for a list of no columns.
+    return frame[mask] if len(mask) or mask.dtype != object else frame.iloc[:0]
 
 
 def set_column(frame: pd.DataFrame, column: Any, value: Any) -> pd.DataFrame:

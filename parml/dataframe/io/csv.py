@@ -9,7 +9,6 @@ the plan needs are made.
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,9 +18,9 @@ import pyarrow as pa
 from parml.dataframe.frame import DataFrame, MissingColumn
 from parml.dataframe.io.csv_errors import Diagnosis
 from parml.dataframe.io.csv_reader import NULLS, CsvReader, Style
-from parml.dataframe.io.csv_rows import Block, has_quoted_line_end, header_of, row_starts
+from parml.dataframe.io.csv_rows import Block, after_lines, has_quoted_line_end, header_of, row_starts
 from parml.dataframe.io.csv_types import ColumnType, dated, declared, inferred
-from parml.dataframe.io.files import expand_paths, identity, parse_nbytes, read_range, same_names
+from parml.dataframe.io.files import END, File, expand_paths, identity, parse_nbytes, read_range, same_names, size_of, unpacked
 from parml.dataframe.plan import Source
 from parml_core.errors import InputError
 from parml_core.hashing import tokenize
@@ -43,6 +42,12 @@ def read_csv(
     quotechar: str = '"',
     blocksize: int | str = "64MiB",
     newlines_in_values: bool | None = None,
+    header: int | str | None = "infer",
+    names: Sequence[Any] | None = None,
+    skiprows: int = 0,
+    decimal: str = ".",
+    compression: str | None = "infer",
+    storage_options: Mapping[str, Any] | None = None,
 ) -> DataFrame:
     """
     A frame of the rows of CSV files, in the order of the files.
@@ -50,7 +55,7 @@ def read_csv(
     Parameters
     ----------
     paths : str, path, or list of them
-        Files, directories (their ``*.csv``) or patterns such as ``"data/2013-*.csv"``. All have the same columns.
+        Files, directories (their ``*.csv``) or patterns such as ``"data/2013-*.csv"``; or URLs. All have the same columns.
     usecols : list of columns, optional
         Default: all. Columns that nobody uses are not made anyway.
     dtype : dict of column to dtype, or dtype, optional
@@ -69,6 +74,19 @@ def read_csv(
     newlines_in_values : bool, optional
         Whether quoted values hold line ends. The files are then read once beforehand, to find where rows begin. Default:
         whether the first rows of a file do; should some do later, that is noticed and raises `InputError`.
+    header : 0, "infer" or None
+        Whether the first line of each file names the columns: None says that it does not; to infer, that it does unless
+        `names` are given.
+    names : list, optional
+        The columns, in place of those that the files name. Default without a header: 0, 1, 2 and so on.
+    skiprows : int
+        How many lines to leave out at the beginning of each file.
+    decimal : str
+        The decimal point.
+    compression : "infer", "gzip", "bz2", "xz", "zip", "zstd" or None
+        To infer looks at the ends of the names. A compressed file is one partition.
+    storage_options : dict, optional
+        For fsspec, where `paths` are URLs.
 
     Returns
     -------
@@ -97,10 +115,12 @@ def read_csv(
     2  3  a
     """
     nulls = (*(NULLS if keep_default_na else ()), *_texts(na_values))
-    style = Style(_one_character("sep", sep), _one_character("quotechar", quotechar), nulls)
-    files = expand_paths(paths, ".csv")
-    begins = _compared(files, style)
-    names = style.names(header_of(files[0], style.quote)[0])
+    decimal = _one_character("decimal", decimal)
+    style = Style(_one_character("sep", sep), _one_character("quotechar", quotechar), nulls, decimal=decimal)
+    files = unpacked(expand_paths(paths, ".csv", storage_options), compression)
+    begins, columns = _begins(files, style, header, names, skiprows)
+    names = list(map(str, columns))
+    style = replace(style, given=tuple(names))
     style = replace(style, newlines=newlines_in_values or _has_newlines(files, begins, style, newlines_in_values))
     style = replace(style, trusted=newlines_in_values is not None)
     samples = _samples(files, begins, style)
@@ -111,10 +131,33 @@ def read_csv(
     blocks = _blocks(files, begins, style, parse_nbytes(blocksize))
     reader = CsvReader(style, names, types, tuple(names))
     if usecols is not None:
-        _check_names(names, usecols, "usecols")
-        reader = reader.narrowed(frozenset(usecols))
+        _check_names(columns, usecols, "usecols")
+        reader = reader.narrowed(frozenset(map(str, usecols)))
     origin = tokenize("read_csv", [identity(file) for file in files], style, [(block.start, block.stop) for block in blocks])
-    return DataFrame(Source(reader, blocks, origin=origin, counted=True))
+    frame = DataFrame(Source(reader, blocks, origin=origin, counted=True))
+    return frame if names == columns else frame.rename(columns=dict(zip(names, columns, strict=True)))
+
+
+def _begins(
+    files: Sequence[File], style: Style, header: int | str | None, names: Sequence[Any] | None, skiprows: int
+) -> tuple[list[int], list[Any]]:
+    """Where the rows of each file begin, and what the columns are called."""
+    if header not in (0, None, "infer") or isinstance(header, bool):
+        raise InputError(
+            f"expected header to be 0, None or 'infer', found {header!r}; leave out lines before it with skiprows="
+        )
+    if not isinstance(skiprows, int) or isinstance(skiprows, bool) or skiprows < 0:
+        raise InputError(f"expected skiprows to be a number of lines, found {skiprows!r}")
+    starts = [after_lines(file, skiprows) for file in files]
+    first = header_of(files[0], style.quote, starts[0])[0]
+    found: list[Any] = style.names(first)
+    without = header is None or (header == "infer" and names is not None)
+    begins = starts if without else _compared(files, style, starts)
+    if names is None:
+        return begins, list(range(len(found))) if without else found
+    if len(names) != len(found) or len(set(map(str, names))) < len(names):
+        raise InputError(f"expected {len(found)} different names for the columns of {files[0]}, found {list(names)!r}")
+    return begins, list(names)
 
 
 def _texts(values: Any) -> list[str]:
@@ -135,12 +178,12 @@ def _check_names(names: Sequence[str], given: Iterable[Any], argument: str) -> N
             )
 
 
-def _compared(files: Sequence[str], style: Style) -> list[int]:
+def _compared(files: Sequence[File], style: Style, starts: Sequence[int]) -> list[int]:
     """Where the rows of each file begin, once it is sure that all have the same columns."""
     begins: list[int] = []
     first_header, first_names = b"", list[str]()
-    for file in files:
-        header, begin = header_of(file, style.quote)
+    for file, start in zip(files, starts, strict=True):
+        header, begin = header_of(file, style.quote, start)
         if not begins:
             first_header, first_names = header, style.names(header)
         elif header != first_header:
@@ -149,7 +192,7 @@ def _compared(files: Sequence[str], style: Style) -> list[int]:
     return begins
 
 
-def _has_newlines(files: Sequence[str], begins: Sequence[int], style: Style, given: bool | None) -> bool:
+def _has_newlines(files: Sequence[File], begins: Sequence[int], style: Style, given: bool | None) -> bool:
     if given is not None:
         return given
     share = max(_SMALLEST_SAMPLE, SAMPLED_BYTES // len(files))
@@ -162,14 +205,18 @@ def _spread(count: int, most: int) -> list[int]:
     return sorted({i * (count - 1) // max(1, min(count, most) - 1) for i in range(min(count, most))})
 
 
-def _samples(files: Sequence[str], begins: Sequence[int], style: Style) -> list[Block]:
+def _samples(files: Sequence[File], begins: Sequence[int], style: Style) -> list[Block]:
     """Whole rows from the beginning, the middle and the end of each file; all rows where they are few."""
-    total = sum(os.path.getsize(file) for file in files)
+    total = sum(size_of(file) for file in files)
     chosen = range(len(files)) if total <= SAMPLED_BYTES else _spread(len(files), SAMPLED_FILES)
     piece = max(_SMALLEST_SAMPLE, SAMPLED_BYTES // (3 * len(chosen)))
     blocks = []
     for i in chosen:
-        begin, size = begins[i], os.path.getsize(files[i])
+        begin, size = begins[i], size_of(files[i])
+        if size == END:  # not known before the end is read
+            stops = row_starts(files[i], [begin + 3 * piece], begin=begin, quote=style.quote, by_quotes=style.newlines)
+            blocks.append(Block(files[i], begin, stops[0]))
+            continue
         if total <= SAMPLED_BYTES or size - begin <= 3 * piece:
             blocks.append(Block(files[i], begin, size))
             continue
@@ -205,11 +252,11 @@ def _types(
     return {name: types[name] for name in names}
 
 
-def _blocks(files: Sequence[str], begins: Sequence[int], style: Style, blocksize: int) -> list[Block]:
+def _blocks(files: Sequence[File], begins: Sequence[int], style: Style, blocksize: int) -> list[Block]:
     blocks = []
     for file, begin in zip(files, begins, strict=True):
-        size = os.path.getsize(file)
-        count = max(1, -(-(size - begin) // blocksize))
+        size = size_of(file)
+        count = 1 if size == END else max(1, -(-(size - begin) // blocksize))
         edges = [begin + (size - begin) * i // count for i in range(1, count)]
         starts = row_starts(file, edges, begin=begin, quote=style.quote, by_quotes=style.newlines)
         bounds = [begin, *starts, size]

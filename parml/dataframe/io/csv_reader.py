@@ -37,6 +37,9 @@ class Style:
     nulls: tuple[str, ...]
     newlines: bool = False
     trusted: bool = True
+    decimal: str = "."
+    given: tuple[str, ...] | None = None
+    """The names of the columns, where the files do not have them."""
 
     @property
     def quote(self) -> bytes:
@@ -44,6 +47,8 @@ class Style:
 
     def names(self, header: bytes) -> list[str]:
         """The columns that a first line names; pandas' names for those without or twice."""
+        if self.given is not None:
+            return list(self.given)
         return list(pd.read_csv(io.BytesIO(header), sep=self.sep, quotechar=self.quotechar, nrows=0).columns)
 
     def parse(self, text: bytes, names: Sequence[str], types: dict[str, pa.DataType], chosen: Sequence[str] = ()) -> pa.Table:
@@ -55,6 +60,7 @@ class Style:
             strings_can_be_null=True,
             true_values=["True", "TRUE", "true"],
             false_values=["False", "FALSE", "false"],
+            decimal_point=self.decimal,
         )
         parse = pyarrow.csv.ParseOptions(
             delimiter=self.sep, quote_char=self.quotechar, newlines_in_values=self.quote in text, ignore_empty_lines=True

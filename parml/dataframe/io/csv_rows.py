@@ -8,11 +8,10 @@ counting quotes from the beginning, which reads the file once.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from parml.dataframe.io.files import SCAN_BYTES, read_range, scan
+from parml.dataframe.io.files import SCAN_BYTES, File, read_range, scan, size_of
 from parml_core.errors import InputError
 
 _HEADER_BYTES = 1 << 16
@@ -22,14 +21,27 @@ _HEADER_BYTES = 1 << 16
 class Block:
     """Bytes of a file that hold whole rows."""
 
-    path: str
+    path: File
     start: int
     stop: int
 
 
-def header_of(path: str, quote: bytes) -> tuple[bytes, int]:
+def after_lines(path: File, count: int) -> int:
+    """The offset of the line after the first `count`."""
+    for offset, piece in scan(path, 0) if count else ():
+        end = -1
+        while count and (end := piece.find(b"\n", end + 1)) >= 0:
+            count -= 1
+        if not count:
+            return offset + end + 1
+    if count:
+        raise InputError(f"expected more lines than skiprows= skips in {path}, found {count} fewer; skip fewer")
+    return 0
+
+
+def header_of(path: File, quote: bytes, start: int = 0) -> tuple[bytes, int]:
     """
-    The first row that is not blank, and the offset of the row after it.
+    The first row from `start` on that is not blank, and the offset of the row after it.
 
     Raises
     ------
@@ -37,17 +49,17 @@ def header_of(path: str, quote: bytes) -> tuple[bytes, int]:
         The file is empty, or its lines end in a bare carriage return.
     """
     text = b""
-    for offset, piece in scan(path, 0, piece_bytes=_HEADER_BYTES):
+    for offset, piece in scan(path, start, piece_bytes=_HEADER_BYTES):
         text += piece
-        if offset == 0 and b"\n" not in text and b"\r" in text.rstrip(b"\r"):
+        if offset == start and b"\n" not in text and b"\r" in text.rstrip(b"\r"):
             raise InputError(f"expected lines that end in \\n or \\r\\n in {path}, found \\r alone; convert the line ends")
         end = -1
         while (end := text.find(b"\n", end + 1)) >= 0:
             if text.count(quote, 0, end) % 2 == 0 and text[:end].strip(b"\xef\xbb\xbf\r\n"):
-                return text[: end + 1].lstrip(b"\xef\xbb\xbf\r\n"), end + 1
+                return text[: end + 1].lstrip(b"\xef\xbb\xbf\r\n"), start + end + 1
     if not text.strip(b"\xef\xbb\xbf\r\n"):
         raise InputError(f"expected a first line with the names of the columns in {path}, found an empty file; leave it out")
-    return text.lstrip(b"\xef\xbb\xbf\r\n"), len(text)
+    return text.lstrip(b"\xef\xbb\xbf\r\n"), start + len(text)
 
 
 def has_quoted_line_end(text: bytes, quote: bytes) -> bool:
@@ -56,14 +68,14 @@ def has_quoted_line_end(text: bytes, quote: bytes) -> bool:
 
 
 def row_starts(
-    path: str, positions: Sequence[int], *, begin: int, quote: bytes, by_quotes: bool, piece_bytes: int = SCAN_BYTES
+    path: File, positions: Sequence[int], *, begin: int, quote: bytes, by_quotes: bool, piece_bytes: int = SCAN_BYTES
 ) -> list[int]:
     """
     For each position the offset of the first row that begins there or later; the size of the file where none does.
 
     Parameters
     ----------
-    path : str
+    path : path, Remote or Packed
     positions : sequence of int
         Ascending, none before `begin`.
     begin : int
@@ -77,7 +89,7 @@ def row_starts(
     return [begin if position <= begin else _next_line(path, position) for position in positions]
 
 
-def _next_line(path: str, position: int) -> int:
+def _next_line(path: File, position: int) -> int:
     step = 1 << 12
     while piece := read_range(path, position - 1, position - 1 + step):
         found = piece.find(b"\n")
@@ -85,10 +97,10 @@ def _next_line(path: str, position: int) -> int:
             return position + found
         position += len(piece)
         step = 1 << 20
-    return os.path.getsize(path)
+    return size_of(path)
 
 
-def _row_starts_by_quotes(path: str, positions: Sequence[int], begin: int, quote: bytes, piece_bytes: int) -> list[int]:
+def _row_starts_by_quotes(path: File, positions: Sequence[int], begin: int, quote: bytes, piece_bytes: int) -> list[int]:
     starts: list[int] = []
     wanted = iter(positions)
     position = next(wanted, None)
@@ -113,5 +125,5 @@ def _row_starts_by_quotes(path: str, positions: Sequence[int], begin: int, quote
                     starts.append(start)
                     position = next(wanted, None)
             place += len(part) + len(quote)
-    size = os.path.getsize(path)
+    size = size_of(path)
     return starts + [size] * (len(positions) - len(starts))

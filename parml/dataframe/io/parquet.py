@@ -1,9 +1,17 @@
-"""``read_parquet``: one partition for each row group."""
+"""
+``read_parquet``: row groups of files, and of them those that can hold what a condition asks for.
+
+When the frame is made, the footers of all files are read. They say how many rows there are and what the least and greatest
+values of each row group are, so that rows are counted, and row groups left out, without reading them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -12,22 +20,47 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from parml.dataframe.frame import DataFrame, MissingColumn
-from parml.dataframe.io.files import expand_paths, identity, same_names
+from parml.dataframe.io.arrow_tables import check_schema, empty_frame, index_columns, to_frame
+from parml.dataframe.io.files import File, Remote, expand_dataset, identity, open_file, parse_nbytes, same_names
+from parml.dataframe.io.hive import partition_values
+from parml.dataframe.io.parquet_stats import RowGroupStatistics, columns_with_nulls
 from parml.dataframe.plan import Columns, Source
+from parml.dataframe.predicate import Predicate, of_filters
 from parml_core.errors import InputError
 from parml_core.hashing import tokenize
 
+_LEAST_BYTES, _MOST_BYTES, _PARTITIONS = 1 << 20, 32 << 20, 32
 
-def read_parquet(paths: Any, *, columns: Sequence[Any] | None = None) -> DataFrame:
+
+def read_parquet(
+    paths: Any,
+    *,
+    columns: Sequence[Any] | None = None,
+    filters: Any = None,
+    blocksize: int | str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> DataFrame:
     """
-    A frame of the rows of Parquet files, one partition for each row group.
+    A frame of the rows of Parquet files, some row groups in each partition.
+
+    Of a frame that is then filtered, ``frame[(frame.x > 3) & frame.k.isin(["a"])]``, only those row groups are read that can
+    hold such rows, as their statistics say; see `DataFrame.explain`. ``len`` reads none.
 
     Parameters
     ----------
     paths : str, path, or list of them
-        Files, directories (their ``*.parquet``) or patterns. All have the same columns and types.
+        Files, directories (their ``*.parquet``, also in directories below) or patterns; or URLs. All have the same columns
+        and types. Directories named ``key=value`` are columns of categories.
     columns : list of columns, optional
         Default: all. Columns that nobody uses are not read anyway.
+    filters : list of (column, op, value), or list of such lists, optional
+        Which rows to take: those for which all of a list is true, or all of one of the lists. As in pandas, comparisons with
+        a missing value are not.
+    blocksize : int or str, optional
+        Row groups are joined to partitions of up to so many bytes, uncompressed as in the file. Default: 1 to 32 MiB, so that
+        there are some 32 partitions.
+    storage_options : dict, optional
+        For fsspec, where `paths` are URLs.
 
     Returns
     -------
@@ -35,123 +68,227 @@ def read_parquet(paths: Any, *, columns: Sequence[Any] | None = None) -> DataFra
         An index that pandas has written as columns is the frame's; otherwise rows are numbered as by `read_csv`. Dictionary
         columns become what their dictionaries hold, as every row group has another one.
 
+    Raises
+    ------
+    FileNotFoundError
+        No file is there.
+    InputError
+        The columns or types of two files differ, or a file is not whole.
+
     Examples
     --------
     >>> import os, tempfile, pandas as pd, parml.dataframe as pdf
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     pd.DataFrame({"x": range(6), "k": list("ababab")}).to_parquet(folder + "/1.parquet", row_group_size=2)
-    ...     frame = pdf.read_parquet(folder)
-    ...     frame.npartitions, frame[frame.k == "a"].x.sum().compute()
-    (3, np.int64(6))
+    ...     frame = pdf.read_parquet(folder, blocksize=1)
+    ...     frame.npartitions, frame[frame.x > 3].x.sum().compute(), len(frame)
+    (3, np.int64(9), 6)
     """
-    files = expand_paths(paths, ".parquet")
-    footers = [_footer(file) for file in files]
+    found = expand_dataset(paths, ".parquet", storage_options)
+    files = [file for file, _ in found]
+    with ThreadPoolExecutor(8) as pool:
+        footers = list(pool.map(_footer, files))
     schema = footers[0].schema.to_arrow_schema()
     for file, footer in zip(files, footers, strict=True):
-        _check_schema(schema, footer.schema.to_arrow_schema(), files[0], file)
-    parts = [RowGroup(file, i) for file, footer in zip(files, footers, strict=True) for i in range(footer.num_row_groups)]
-    index = [name for name in (schema.pandas_metadata or {}).get("index_columns", []) if isinstance(name, str)]
-    meta = _meta(schema, _columns_with_nulls(footers))
-    reader = ParquetReader(meta, tuple(index))
+        other = footer.schema.to_arrow_schema()
+        same_names(schema.names, other.names, files[0], file)
+        check_schema(schema, other, files[0], file)
+    keys = partition_values([inner for _, inner in found], files, schema.names)
+    dataset = Dataset.of(schema, files, footers, keys)
+    reader = ParquetReader(dataset, dataset.meta, index_columns(schema))
     if columns is not None:
-        for column in columns:
-            if column not in meta.columns:
-                known = ", ".join(map(repr, meta.columns))
-                raise MissingColumn(f"expected columns of the files in columns, found {column!r}; they have {known}")
-        reader = replace(reader, meta=meta[list(columns)])
-    origin = tokenize("read_parquet", [identity(file) for file in files])
-    return DataFrame(Source(reader, parts or [RowGroup(files[0], None)], origin=origin, counted=not index))
+        _check_columns(dataset, columns, "columns")
+        reader = replace(reader, meta=dataset.meta[list(columns)])
+    parts = _parts(dataset, blocksize)
+    origin = tokenize("read_parquet", [identity(file) for file in files], [len(part) for part in parts], filters)
+    if filters is not None:
+        condition, used = of_filters(filters)
+        _check_columns(dataset, used, "filters")
+        reader = replace(
+            reader, filters=Filters(pyarrow.parquet.filters_to_expression(filters), tuple(sorted(used)), repr(filters))
+        )
+        can = condition.may_match(dataset.plain_statistics)
+        parts = [kept for part in parts if (kept := tuple(group for group in part if can[group.place]))]
+    return DataFrame(Source(reader, parts or [()], origin=origin, counted=not reader.index))
+
+
+def _check_columns(dataset: Dataset, columns: Any, argument: str) -> None:
+    for column in columns:
+        if column not in dataset.meta.columns and column not in dataset.schema.names:
+            known = ", ".join(map(repr, dataset.meta.columns))
+            raise MissingColumn(f"expected columns of the files in {argument}, found {column!r}; they have {known}")
 
 
 @dataclass(frozen=True, slots=True)
 class RowGroup:
-    """One row group of a file; none: no rows."""
+    """
+    One row group.
 
-    path: str
-    number: int | None
+    Parameters
+    ----------
+    path : path or Remote
+    number : int
+        In its file.
+    place : int
+        Among those of all files.
+    rows : int
+    start : int
+        The number of its first row in its partition.
+    keys : tuple of (column, value)
+        What the file's directories say.
+    """
+
+    path: File
+    number: int
+    place: int
+    rows: int
+    start: int = 0
+    keys: tuple[tuple[str, Any], ...] = ()
+
+
+class Dataset:
+    """What the footers of files say; stays where the frame is made."""
+
+    def __init__(self, schema: pa.Schema, groups: list[RowGroup], footers: list[Any], keys: dict[str, list[Any]]) -> None:
+        self.schema, self.groups, self.footers = schema, groups, footers
+        self.keys = {name: [dict(group.keys)[name] for group in groups] for name in keys}
+        meta = empty_frame(schema, columns_with_nulls(footers))
+        for name, values in keys.items():
+            meta[name] = pd.Categorical([], categories=pd.Series(values).dropna().unique())
+        self.meta = meta
+
+    @classmethod
+    def of(cls, schema: pa.Schema, files: Sequence[File], footers: Sequence[Any], keys: dict[str, list[Any]]) -> Dataset:
+        groups: list[RowGroup] = []
+        for number, (file, footer) in enumerate(zip(files, footers, strict=True)):
+            named = tuple((name, values[number]) for name, values in keys.items())
+            for i in range(footer.num_row_groups):
+                groups.append(RowGroup(file, i, len(groups), footer.row_group(i).num_rows, keys=named))
+        return cls(schema, groups, [footer.row_group(i) for footer in footers for i in range(footer.num_row_groups)], keys)
+
+    @cached_property
+    def statistics(self) -> RowGroupStatistics:
+        """In the dtypes of the frame, for conditions on its columns."""
+        dtypes = {name: dtype for name, dtype in self.meta.dtypes.items() if name not in self.keys}
+        return RowGroupStatistics(self.schema, self.footers, self.keys, dtypes)
+
+    @cached_property
+    def plain_statistics(self) -> RowGroupStatistics:
+        """In the types of the files, for conditions on their rows."""
+        return RowGroupStatistics(self.schema, self.footers, self.keys, {})
+
+
+@dataclass(frozen=True)
+class Filters:
+    """A condition on the rows of a table, and its columns."""
+
+    expression: Any
+    columns: tuple[str, ...]
+    text: str
 
 
 @dataclass(frozen=True)
 class ParquetReader:
-    """Reads some columns of one row group."""
+    """Reads some columns of row groups."""
 
+    dataset: Dataset
     meta: pd.DataFrame
     index: tuple[str, ...]
+    filters: Filters | None = None
     name: str = field(default="read_parquet", init=False)
 
-    def load(self, part: RowGroup) -> pd.DataFrame:
-        if part.number is None:
-            return self.meta
-        with pyarrow.parquet.ParquetFile(part.path) as file:
-            names = [*self.meta.columns, *self.index]
-            table = file.read_row_group(part.number, columns=names, use_threads=False)
-        frame = _plain(table).to_pandas(use_threads=False)
-        if not self.index:
-            frame.index = pd.RangeIndex(len(frame))
-        frame = frame[list(self.meta.columns)]
-        wrong = {name: dtype for name, dtype in self.meta.dtypes.items() if frame.dtypes[name] != dtype}
-        return frame.astype(wrong) if wrong else frame
+    @property
+    def load(self) -> Load:
+        return Load(self.meta, self.index, self.filters, frozenset(self.dataset.keys))
 
-    def argument(self, part: RowGroup) -> RowGroup:
+    def argument(self, part: tuple[RowGroup, ...]) -> tuple[RowGroup, ...]:
         return part
 
     def narrowed(self, wanted: Columns) -> ParquetReader:
         columns = [name for name in self.meta.columns if name in wanted] or list(self.meta.columns[:1])
         return replace(self, meta=self.meta[columns])
 
+    def lengths(self, parts: Sequence[tuple[RowGroup, ...]]) -> list[int] | None:
+        return None if self.filters else [sum(group.rows for group in part) for part in parts]
+
+    def matching(self, parts: Sequence[tuple[RowGroup, ...]], condition: Predicate) -> tuple[list[tuple[RowGroup, ...]], str]:
+        can = condition.may_match(self.dataset.statistics)
+        kept = [tuple(group for group in part if can[group.place]) for part in parts]
+        return kept, f"{sum(map(len, kept))} of {sum(map(len, parts))} row groups"
+
     def __parml_token__(self) -> str:
-        return tokenize(self.meta, self.index)
+        return tokenize(self.meta, self.index, self.filters and self.filters.text)
 
     def describe(self) -> str:
-        return f"read_parquet columns {', '.join(map(repr, self.meta.columns))}"
+        where = f" with filters {self.filters.text}" if self.filters else ""
+        return f"read_parquet columns {', '.join(map(repr, self.meta.columns))}{where}"
 
 
-def _footer(path: str) -> Any:
+@dataclass(frozen=True)
+class Load:
+    """What a worker does to read a partition."""
+
+    meta: pd.DataFrame
+    index: tuple[str, ...]
+    filters: Filters | None
+    keys: frozenset[str]
+
+    def __call__(self, part: tuple[RowGroup, ...]) -> pd.DataFrame:
+        if not part:
+            return self.meta
+        names = dict.fromkeys([*self.meta.columns, *self.index, *(self.filters.columns if self.filters else ())])
+        tables = [self._of_file(list(groups), list(names)) for _, groups in groupby(part, key=lambda group: group.path)]
+        table = pa.concat_tables(tables, promote_options="permissive") if len(tables) > 1 else tables[0]
+        if self.filters:
+            table = table.filter(self.filters.expression)
+        frame = to_frame(table, self.meta)
+        if not self.index:
+            frame.index = pd.RangeIndex(len(frame)) if self.filters else _row_numbers(part)
+        return frame
+
+    def _of_file(self, groups: list[RowGroup], names: list[str]) -> pa.Table:
+        stored = [name for name in names if name not in self.keys]
+        path, numbers = groups[0].path, [group.number for group in groups]
+        rows = sum(group.rows for group in groups)
+        # Ranges that lie beside each other are fetched at once where each request has to travel.
+        with open_file(path) as opened, pyarrow.parquet.ParquetFile(opened, pre_buffer=isinstance(path, Remote)) as file:
+            table = file.read_row_groups(numbers, columns=stored, use_threads=False)
+        for name, value in groups[0].keys:
+            if name in names:
+                kind = pa.string() if value is None or isinstance(value, str) else pa.int64()
+                table = table.append_column(name, pa.array([value], kind).take(pa.array(np.zeros(rows, np.int32))))
+        return table
+
+
+def _row_numbers(part: Sequence[RowGroup]) -> pd.Index:
+    """Labels of the rows of some row groups of a partition."""
+    start, stop = part[0].start, part[-1].start + part[-1].rows
+    if sum(group.rows for group in part) == stop - start:
+        return pd.RangeIndex(start, stop)
+    return pd.Index(np.concatenate([np.arange(group.start, group.start + group.rows) for group in part]))
+
+
+def _parts(dataset: Dataset, blocksize: int | str | None) -> list[tuple[RowGroup, ...]]:
+    """Row groups that follow each other, up to a size."""
+    sizes = [group.total_byte_size for group in dataset.footers]
+    limit = max(_LEAST_BYTES, min(_MOST_BYTES, sum(sizes) // _PARTITIONS)) if blocksize is None else parse_nbytes(blocksize)
+    parts: list[tuple[RowGroup, ...]] = []
+    current: list[RowGroup] = []
+    rows = nbytes = 0
+    for group, size in zip(dataset.groups, sizes, strict=True):
+        if current and nbytes + size > limit:
+            parts.append(tuple(current))
+            current, rows, nbytes = [], 0, 0
+        current.append(replace(group, start=rows))
+        rows, nbytes = rows + group.rows, nbytes + size
+    return [*parts, tuple(current)] if current else parts
+
+
+def _footer(path: File) -> Any:
     try:
-        return pyarrow.parquet.read_metadata(path)
-    except pa.ArrowInvalid as error:
+        with open_file(path) as file:
+            return pyarrow.parquet.read_metadata(file)
+    except (pa.ArrowInvalid, OSError) as error:
+        if isinstance(error, FileNotFoundError | PermissionError):
+            raise
         raise InputError(f"expected a Parquet file at {path}, found another kind or half of one: {error}") from error
-
-
-def _check_schema(first: pa.Schema, other: pa.Schema, first_path: str, other_path: str) -> None:
-    same_names(first.names, other.names, first_path, other_path)
-    for ours, theirs in zip(first, other, strict=True):
-        if ours.type != theirs.type:
-            raise InputError(
-                f"expected column {ours.name!r} to have the type of {first_path} ({ours.type}) in every file, found "
-                f"{theirs.type} in {other_path}; write the files with equal types"
-            )
-
-
-def _plain(table: pa.Table) -> pa.Table:
-    """The table without dictionaries."""
-    for place, column in enumerate(table.schema):
-        if pa.types.is_dictionary(column.type):
-            plain = table.column(place).cast(column.type.value_type)
-            table = table.set_column(place, pa.field(column.name, column.type.value_type), plain)
-    return table
-
-
-def _columns_with_nulls(footers: Sequence[Any]) -> set[str]:
-    """Columns of which some row group has a null, or does not say that it has none."""
-    found: set[str] = set()
-    for footer in footers:
-        for number in range(footer.num_row_groups):
-            group = footer.row_group(number)
-            for place in range(group.num_columns if group.num_rows else 0):
-                column = group.column(place)
-                statistics = column.statistics
-                if statistics is None or not statistics.has_null_count or statistics.null_count:
-                    found.add(column.path_in_schema)
-    return found
-
-
-def _meta(schema: pa.Schema, nullable: set[str]) -> pd.DataFrame:
-    """The empty frame; whole numbers and truth values get the dtype that they have in pandas where some are missing."""
-    meta = _plain(schema.empty_table()).to_pandas()
-    dtypes: dict[Any, Any] = {}
-    for name in meta.columns:
-        kind = meta.dtypes[name]
-        if name in nullable and isinstance(kind, np.dtype) and kind.kind in "iub":
-            dtypes[name] = np.dtype(object if kind.kind == "b" else "float64")
-    return meta.astype(dtypes) if dtypes else meta

@@ -37,7 +37,7 @@ def test_row_groups_of_any_size_equal_pandas(
     )
     pyarrow.parquet.write_table(table, path, row_group_size=size)
     want = pd.read_parquet(path)
-    frame = pdf.read_parquet(path)
+    frame = pdf.read_parquet(path, blocksize=1)
     got = frame.compute(engine=ENGINE)
     pd.testing.assert_frame_equal(got, want)
     assert frame.npartitions == max(1, -(-len(rows) // size))
@@ -65,7 +65,7 @@ def test_numbered_rows_of_several_files_go_on(tmp_path: Path) -> None:
     """Like pandas.concat with ignore_index."""
     for name in "ab":
         pd.DataFrame({"x": range(5)}).to_parquet(tmp_path / f"{name}.parquet", row_group_size=2)
-    frame = pdf.read_parquet(str(tmp_path / "*.parquet"))
+    frame = pdf.read_parquet(str(tmp_path / "*.parquet"), blocksize=1)
     assert frame.npartitions == 6
     assert frame.compute().index.equals(pd.RangeIndex(10))
     assert frame[frame.x == 4].compute().index.tolist() == [4, 9]
@@ -75,13 +75,13 @@ def test_only_needed_columns_are_read(tmp_path: Path, monkeypatch: pytest.Monkey
     """The reader asks the file for no others."""
     pd.DataFrame({name: range(4) for name in "abcdef"}).to_parquet(tmp_path / "x.parquet")
     asked: list[list[str]] = []
-    original = parquet_module.pyarrow.parquet.ParquetFile.read_row_group
+    original = parquet_module.pyarrow.parquet.ParquetFile.read_row_groups
 
-    def noted(self: Any, number: int, columns: list[str], **kwargs: Any) -> Any:
+    def noted(self: Any, numbers: list[int], columns: list[str], **kwargs: Any) -> Any:
         asked.append(columns)
-        return original(self, number, columns=columns, **kwargs)
+        return original(self, numbers, columns=columns, **kwargs)
 
-    monkeypatch.setattr(parquet_module.pyarrow.parquet.ParquetFile, "read_row_group", noted)
+    monkeypatch.setattr(parquet_module.pyarrow.parquet.ParquetFile, "read_row_groups", noted)
     frame = pdf.read_parquet(tmp_path)
     assert frame[frame.e > 1].b.sum().compute(engine=ENGINE) == 5
     assert asked == [["b", "e"]]
