@@ -11,9 +11,11 @@ from typing import Any
 import pandas as pd
 
 from parml.dataframe import reductions, steps
+from parml.dataframe.across import AcrossRows
 from parml.dataframe.base import Frame, aligned, elementwise
 from parml.dataframe.operators import BINARY_METHODS, ROWWISE_METHODS, install_methods, install_operators
 from parml.dataframe.plan import Assign, Filter, Node, Project, Rename
+from parml.dataframe.rowwise import FrameRowwise
 from parml_core.errors import InputError, NotSupported
 
 
@@ -24,7 +26,7 @@ class MissingColumn(InputError, KeyError):
         return str(self.args[0]) if self.args else ""
 
 
-class DataFrame(Frame, of=pd.DataFrame):
+class DataFrame(FrameRowwise, AcrossRows, of=pd.DataFrame):
     """
     A table cut by rows into partitions, each of which is a pandas DataFrame when it is computed.
 

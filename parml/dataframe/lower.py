@@ -15,6 +15,7 @@ from typing import Any
 from parml.dataframe import steps
 from parml.dataframe.plan import NO_COLUMNS, Blockwise, Columns, Input, Kept, Node, Source, columns_of
 from parml.dataframe.plan_across import Reduce, Regroup
+from parml.dataframe.plan_scan import Scan
 from parml.dataframe.predicate import EVERYTHING
 from parml.dataframe.pushdown import known_counts, row_conditions
 from parml.primitives import chunk_key, map_blocks, tree_reduce
@@ -77,6 +78,8 @@ def lower(roots: Sequence[Node]) -> Graph:
             tasks += tree_reduce(node.group, _keys(node.inputs[0]), node.combine, node.finish)
         elif isinstance(node, Regroup):
             tasks += _regrouped(node)
+        elif isinstance(node, Scan):
+            tasks += node.tasks()
         elif isinstance(node, Kept):
             futures.update((future.key, future) for future in node.futures)
     return Graph(tasks, futures)

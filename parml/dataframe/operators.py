@@ -5,6 +5,7 @@ they do. To support one more such method, add its name.
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -15,6 +16,7 @@ import pandas as pd
 
 from parml.dataframe import steps
 from parml.dataframe.base import Frame, elementwise
+from parml.dataframe.plan_across import numbered
 from parml_core.errors import InputError, NotSupported
 
 ARITHMETIC = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow")
@@ -22,9 +24,12 @@ COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
 LOGICAL = ("and", "or", "xor")
 
 BINARY_METHODS = (
-    *ARITHMETIC, "div", *(f"r{name}" for name in (*ARITHMETIC, "div")), *COMPARISONS,
+    *ARITHMETIC, "div", "divide", "multiply", "subtract", *(f"r{name}" for name in (*ARITHMETIC, "div")), *COMPARISONS,
 )  # fmt: skip
-ROWWISE_METHODS = ("abs", "clip", "fillna", "isin", "isna", "isnull", "mask", "notna", "notnull", "replace", "round", "where")
+ROWWISE_METHODS = (
+    "abs", "clip", "combine", "combine_first", "fillna", "isin", "isna", "isnull", "mask", "notna", "notnull", "replace",
+    "rename_axis", "round", "to_timestamp", "tz_convert", "tz_localize", "where",
+)  # fmt: skip
 
 # Arguments whose effect on a row depends on other rows.
 _ACROSS_ROWS = {"fillna": {"limit", "method"}, "replace": {"limit", "method"}, "clip": set(), "round": set()}
@@ -69,9 +74,29 @@ def _method(cls: type[Frame], name: str) -> Callable[..., Any]:
             raise NotSupported(f"expected {name} without {', '.join(sorted(refused))}, which look at other rows")
         return elementwise(name, partial(steps.call_method, name), (self, *args), kwargs)
 
-    method.__name__ = name
-    method.__qualname__ = f"{cls.__name__}.{name}"
-    method.__doc__ = f"Like :meth:`pandas.{cls.__name__}.{name}`; other frames among the arguments have the same partitions."
+    note = "Other frames among the arguments have the same partitions."
+    return like_pandas(method, getattr(pd, cls.__name__), name, cls.__name__, note)
+
+
+def like_pandas(method: Callable[..., Any], model: type, name: str, owner: str, note: str = "") -> Callable[..., Any]:
+    """
+    A method with the name, signature and summary of pandas' method.
+
+    Parameters
+    ----------
+    method : callable
+    model : type
+        pandas' class.
+    name, owner : str
+        The method's, and its new class'.
+    note : str
+        What else there is to say.
+    """
+    theirs = getattr(model, name)
+    method.__name__, method.__qualname__ = name, f"{owner}.{name}"
+    summary = (inspect.getdoc(theirs) or "").split("\n\n")[0]
+    method.__doc__ = "\n\n".join(part for part in (summary, note, f"As :meth:`pandas.{model.__name__}.{name}`.") if part)
+    method.__signature__ = inspect.signature(theirs)  # type: ignore[attr-defined]
     return method
 
 
@@ -104,7 +129,7 @@ class Accessor:
     """
 
     # Their columns or categories depend on the rows of a partition, or they merge rows.
-    _refused = frozenset({"get_dummies", "extractall", "remove_unused_categories"})
+    _refused = frozenset({"freq", "get_dummies", "remove_unused_categories"})
 
     def __init__(self, series: Frame, name: str) -> None:
         getattr(series._meta, name)  # pandas' own error where the dtype has no such accessor
@@ -113,11 +138,11 @@ class Accessor:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        found = getattr(getattr(self._series._meta, self._name), name)
         if name in self._refused:
             raise NotSupported(f"expected a result of each row alone, found .{self._name}.{name}; use map_partitions")
+        found = getattr(getattr(self._series._meta, self._name), name)
         if not callable(found):
-            if not isinstance(found, pd.Series):
+            if not isinstance(found, pd.Series | pd.DataFrame | pd.Index) or name == "categories":
                 return found  # .cat.categories, .dt.tz: known without looking at rows
             return elementwise(name, partial(steps.get_accessor, self._name, name), (self._series,))
         return partial(self._call, name)
@@ -126,11 +151,13 @@ class Accessor:
         return self._call("__getitem__", index)
 
     def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("expand"):
+        if kwargs.get("expand") and name in ("split", "rsplit"):
             raise NotSupported(
                 f"expected .{self._name}.{name} without expand=True, as its columns depend on the rows; use map_partitions"
             )
-        result = elementwise(name, partial(steps.call_accessor, self._name, name), (self._series, *args), kwargs)
+        # Labels are part of what extractall makes, so they have to be right before.
+        series = Frame._of(numbered(self._series._node)) if name == "extractall" else self._series
+        result = elementwise(name, partial(steps.call_accessor, self._name, name), (series, *args), kwargs)
         if not isinstance(result._meta, pd.Series | pd.DataFrame):
             raise NotSupported(
                 f"expected a result of each row, found that .{self._name}.{name} merges rows; use map_partitions"

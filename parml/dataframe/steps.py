@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from parml_core.errors import InputError
@@ -62,7 +63,19 @@ def astype(frame: Any, dtype: Any) -> Any:
 def concat(partitions: Sequence[Any], ignore_labels: bool = False) -> Any:
     """One frame of several, in order."""
     filled = [partition for partition in partitions if len(partition)] or list(partitions[:1])  # empty ones may differ in dtype
+    if isinstance(filled[0], pd.Index):
+        return filled[0].append(filled[1:])
     return own(filled[0]) if len(filled) == 1 and not ignore_labels else pd.concat(filled, ignore_index=ignore_labels)
+
+
+def carry_on(kept: Callable[[Any], Any], before: Any, partition: Any) -> Any:
+    """What is passed on to the next partition, from what came before and this one."""
+    return kept(concat([before, partition]))
+
+
+def carry_back(kept: Callable[[Any], Any], after: Any, partition: Any) -> Any:
+    """What is passed on to the partition before, from what comes after and this one."""
+    return kept(concat([partition, after]))
 
 
 def join_pieces(pieces: Sequence[tuple[Any, int, int]], ignore_labels: bool) -> Any:
@@ -134,3 +147,57 @@ def conformed(result: Any, meta: Any, frame: Any) -> Any:
         f"expected the function of map_partitions to return a {type(meta).__name__} for each partition, or an array with one "
         f"item for each row, found {type(result).__name__}{shape}; change the function or pass meta= of what it returns"
     )
+
+
+def labels_of(frame: Any) -> pd.Index:
+    return frame.index
+
+
+def drawn(frame: Any, partition: int, frac: float, replace: bool, seed: int) -> Any:
+    """A share of the rows, in order, by chance."""
+    rng = np.random.default_rng([seed, partition])
+    size = round(frac * len(frame))
+    places = np.sort(rng.choice(len(frame), size=size, replace=replace)) if size else np.arange(0)
+    return frame.iloc[places]
+
+
+def split_part(frame: Any, partition: int, low: float, high: float, seed: int, shuffle: bool) -> Any:
+    """The rows whose draw lies in a range."""
+    rng = np.random.default_rng([seed, partition])
+    draws = rng.random(len(frame))
+    places = np.flatnonzero((draws >= low) & (draws < high))
+    return frame.iloc[rng.permutation(places) if shuffle else places]
+
+
+class Packed(list[Any]):
+    """A list of values that waits to be merged, told from values that are lists themselves."""
+
+
+def packed(values: list[Any]) -> Packed:
+    return Packed(unpacked(values))
+
+
+def unpacked(values: list[Any]) -> list[Any]:
+    return [item for value in values for item in (value if isinstance(value, Packed) else [value])]
+
+
+def apply_rows(step: Callable[..., Any], meta: Any, frame: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """``apply`` and ``map``, which cannot tell what they make of no rows."""
+    return step(frame, *args, **kwargs) if len(frame) else meta.set_axis(frame.index, axis=0)
+
+
+def evaluated(frame: pd.DataFrame, expr: str, variables: Mapping[str, Any], **kwargs: Any) -> Any:
+    return frame.eval(expr, local_dict=variables, global_dict={}, **kwargs)
+
+
+def columns_at(frame: pd.DataFrame, places: Any) -> Any:
+    return frame.iloc[:, places]
+
+
+def aligned_part(part: int, left: Any, right: Any, **kwargs: Any) -> Any:
+    return left.align(right, **kwargs)[part]
+
+
+def case_when(series: pd.Series, /, *flat: Any) -> pd.Series:
+    """pandas', with its list of pairs flat, so that partitions can stand in it."""
+    return series.case_when(list(zip(flat[::2], flat[1::2], strict=True)))
