@@ -14,6 +14,7 @@ from __future__ import annotations
 from parml.collections import compute, persist
 from parml.dataframe.base import Frame
 from parml.dataframe.frame import DataFrame, MissingColumn
+from parml.dataframe.index import Index
 from parml.dataframe.io.csv import read_csv
 from parml.dataframe.io.memory import from_pandas
 from parml.dataframe.io.parquet import read_parquet
@@ -22,6 +23,7 @@ from parml.dataframe.series import Scalar, Series
 __all__ = [
     "DataFrame",
     "Frame",
+    "Index",
     "MissingColumn",
     "Scalar",
     "Series",

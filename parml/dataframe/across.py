@@ -21,7 +21,7 @@ from parml.dataframe.base import Frame, elementwise
 from parml.dataframe.meta import as_meta, learned
 from parml.dataframe.operators import like_pandas
 from parml.dataframe.plan import Blockwise, Columnwise, Input, Node
-from parml.dataframe.plan_across import numbered
+from parml.dataframe.plan_across import labelled
 from parml.dataframe.plan_scan import Scan
 from parml_core.errors import InputError, NotSupported
 
@@ -86,12 +86,19 @@ def beside(
         if kept is None or node.npartitions == 1:
             places.append(None)
             continue
-        ends = (Columnwise if columnwise else Blockwise)(f"{name}-ends", kept, (node,), meta=node.meta)
+        ends = (Columnwise if columnwise else Blockwise)(
+            f"{name}-ends", kept, (node,), meta=node.meta if not columnwise else None
+        )
         places.append(Input(len(inputs)))
         inputs.append(Scan(f"{name}-{'after' if backward else 'before'}", ends, kept, backward=backward))
     given = (Input(0), *places, *args)
     result = Blockwise(name, Beside(fn), inputs, given, kwargs, meta=meta, rows=node.rows)
-    if columnwise and isinstance(result.meta, pd.DataFrame) and list(result.meta.columns) == list(node.meta.columns):
+    if (
+        columnwise
+        and isinstance(result.meta, pd.DataFrame)
+        and isinstance(node.meta, pd.DataFrame)
+        and list(result.meta.columns) == list(node.meta.columns)
+    ):
         result = Columnwise(name, Beside(fn), inputs, given, kwargs, meta=result.meta, rows=node.rows)
     return Frame._of(result)
 
@@ -112,20 +119,11 @@ class Running:
     skipna: bool
 
     def __call__(self, values: Any) -> Any:
-        return getattr(self._numbers(values), self.name)(skipna=self.skipna)
+        return getattr(values, self.name)(skipna=self.skipna)
 
     def last(self, values: Any) -> Any:
         totals = self(values)
         return (totals.ffill() if self.skipna else totals).iloc[-1:]
-
-    def _numbers(self, values: Any) -> Any:
-        """Truth values are summed as whole numbers, and have to be so before they stand beside a sum."""
-        if self.name not in ("cumsum", "cumprod"):
-            return values
-        if isinstance(values, pd.Series):
-            return values.astype("int64") if values.dtype == bool else values
-        places = [place for place, dtype in enumerate(values.dtypes) if dtype.kind == "b" and isinstance(dtype, np.dtype)]
-        return values.astype({values.columns[place]: "int64" for place in places}) if places else values
 
 
 def time_span(window: Any) -> pd.Timedelta:
@@ -186,7 +184,7 @@ class AcrossRows(Frame):
             raise NotSupported(f"expected a whole number of rows in {name}, found {periods!r}")
         step = partial(steps.call_method, name)
         if kwargs.get("axis") in (1, "columns"):
-            return elementwise(name, partial(step, periods=periods), (self,), kwargs)
+            return elementwise(name, partial(step, periods=periods), (self,), kwargs, columnwise=False)
         n = int(periods)
         ends: dict[str, Any] = {"before": last_rows(n)} if n >= 0 else {"after": first_rows(-n)}
         return beside(name, self, step, kwargs={"periods": periods, **kwargs}, **ends)
@@ -212,7 +210,7 @@ class AcrossRows(Frame):
             raise NotSupported(f"expected {name} without inplace=True, as frames do not change; assign what it returns")
         step = partial(steps.call_method, name)
         if axis in (1, "columns"):
-            return elementwise(name, step, (self,), {"axis": 1, "limit": limit, "limit_area": limit_area})
+            return elementwise(name, step, (self,), {"axis": 1, "limit": limit, "limit_area": limit_area}, columnwise=False)
         if limit is None:
             sides: dict[str, Any] = {"before": partial(edge, name)} if name == "ffill" else {"after": partial(edge, name)}
         else:
@@ -226,8 +224,12 @@ class AcrossRows(Frame):
     def _running(self, name: str, axis: Any, skipna: bool, numeric_only: bool = False) -> Any:
         frame: Any = self.select_dtypes(["number", "bool"]) if numeric_only else self  # type: ignore[attr-defined]
         if axis in (1, "columns"):
-            return elementwise(name, partial(steps.call_method, name), (frame,), {"axis": 1, "skipna": skipna})
+            return elementwise(
+                name, partial(steps.call_method, name), (frame,), {"axis": 1, "skipna": skipna}, columnwise=False
+            )
         getattr(frame._meta, name)(skipna=skipna)  # pandas' own error, with pandas' own words
+        if name in ("cumsum", "cumprod"):
+            frame = elementwise("counted", steps.truth_as_numbers, (frame,))
         running = Running(name, skipna)
         return beside(name, frame, running, before=running.last)
 
@@ -308,7 +310,7 @@ class Rolling:
                 self._sides["after"] = first_rows(int(window))
         elif isinstance(window, str | timedelta | pd.Timedelta | pd.tseries.offsets.BaseOffset):
             span, on = time_span(window), kwargs.get("on")
-            self._frame = frame if on is not None else Frame._of(numbered(frame._node))
+            self._frame = frame if on is not None else Frame._of(labelled(frame._node))
             self._sides = {"before": Within(span, on)}
             if kwargs["center"]:
                 self._sides["after"] = Within(span, on, first=True)

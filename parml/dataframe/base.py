@@ -17,7 +17,7 @@ from parml.dataframe import steps
 from parml.dataframe.lower import explain, lower, optimise
 from parml.dataframe.meta import as_meta, learned
 from parml.dataframe.plan import Blockwise, Columnwise, CountRows, Input, Kept, Node, Rows
-from parml.dataframe.plan_across import Reduce, Regroup, Select, numbered
+from parml.dataframe.plan_across import Reduce, Regroup, Select, labelled, numbered
 from parml.dataframe.pushdown import known_lengths
 from parml.delayed import Delayed, delayed_chunks
 from parml_core.engine.base import Engine, Future
@@ -47,7 +47,8 @@ class Frame:
     @staticmethod
     def _of(node: Node) -> Any:
         """The collection for what a node makes."""
-        return Frame._kinds.get(type(node.meta), Frame._kinds[object])(node)
+        kind = pd.Index if isinstance(node.meta, pd.Index) else type(node.meta)
+        return Frame._kinds.get(kind, Frame._kinds[object])(node)
 
     @property
     def _meta(self) -> Any:
@@ -273,7 +274,7 @@ class Planned:
 
     @property
     def __parml_finish__(self) -> Callable[[list[Any]], Any]:
-        if not isinstance(self.node.meta, pd.DataFrame | pd.Series) or self.node.broadcast:
+        if not isinstance(self.node.meta, pd.DataFrame | pd.Series | pd.Index) or self.node.broadcast:
             return steps.only
         return partial(steps.concat, ignore_labels=self.node.rows.whole)
 
@@ -298,8 +299,25 @@ def placed(args: Iterable[Any], kwargs: dict[str, Any]) -> tuple[list[Node], tup
     return inputs, tuple(map(place, args)), {name: place(value) for name, value in kwargs.items()}
 
 
-def elementwise(name: str, fn: Callable[..., Any], args: Iterable[Any], kwargs: dict[str, Any] | None = None) -> Any:
-    """A step that makes each row of its result from the rows with the same label of the frames among its arguments."""
+def elementwise(
+    name: str,
+    fn: Callable[..., Any],
+    args: Iterable[Any],
+    kwargs: dict[str, Any] | None = None,
+    *,
+    columnwise: bool = True,
+) -> Any:
+    """
+    A step that makes each row of its result from the rows with the same label of the frames among its arguments.
+
+    Parameters
+    ----------
+    name : str
+    fn : callable
+    args, kwargs
+    columnwise : bool
+        A column of the result depends on the columns of that name alone.
+    """
     kwargs = kwargs or {}
     if kwargs.get("inplace"):
         raise NotSupported(f"expected {name} without inplace=True, as frames do not change; assign what it returns")
@@ -316,9 +334,14 @@ def elementwise(name: str, fn: Callable[..., Any], args: Iterable[Any], kwargs: 
     if by_name and not lead.broadcast and not isinstance(lead.meta, pd.DataFrame):
         raise InputError(f"expected frames with columns beside the totals of columns in {name}, found a series; pick one total")
     node = Blockwise(name, fn, inputs, args, kwargs, rows=rows, rowwise=True)
-    if isinstance(node.meta, pd.DataFrame) and not by_name:
+    if isinstance(node.meta, pd.DataFrame) and columnwise and not by_name:
         node = Columnwise(name, fn, inputs, args, kwargs, meta=node.meta, rows=rows)
     return Frame._of(node)
+
+
+def beside_labels(node: Node, other: Frame) -> Node:
+    """The node as it can stand beside labels: where those were counted, its rows are numbered too."""
+    return labelled(node) if isinstance(other._meta, pd.Index) else node
 
 
 def aligned(inputs: Sequence[Node]) -> Node:

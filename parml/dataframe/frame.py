@@ -12,7 +12,7 @@ import pandas as pd
 
 from parml.dataframe import reductions, steps
 from parml.dataframe.across import AcrossRows
-from parml.dataframe.base import Frame, aligned, elementwise
+from parml.dataframe.base import Frame, aligned, beside_labels, elementwise
 from parml.dataframe.operators import BINARY_METHODS, ROWWISE_METHODS, install_methods, install_operators
 from parml.dataframe.plan import Assign, Filter, Node, Project, Rename
 from parml.dataframe.rowwise import FrameRowwise
@@ -89,8 +89,9 @@ class DataFrame(FrameRowwise, AcrossRows, of=pd.DataFrame):
             return elementwise("where", operator.getitem, (self, mask))
         if mask._meta.dtype not in (bool, object, "boolean"):
             raise InputError(f"expected truth values to choose rows by, found a series of dtype {mask._meta.dtype}")
-        aligned([self._node, mask._node])
-        return Frame._of(Filter(self._node, mask._node))
+        node = beside_labels(self._node, mask)
+        aligned([node, mask._node])
+        return Frame._of(Filter(node, mask._node))
 
     def _check_column(self, column: Any) -> None:
         if column not in self.columns:
@@ -141,6 +142,7 @@ class DataFrame(FrameRowwise, AcrossRows, of=pd.DataFrame):
                 raise InputError(f"expected a series or one value for column {column!r}, found a DataFrame; choose one column")
             if value._node.broadcast and isinstance(value._meta, pd.Series):
                 raise InputError(f"expected a series or one value for column {column!r}, found the totals of several columns")
+            node = beside_labels(node, value)
             aligned([node, value._node])
             return Assign(node, column, value._node)
         if not pd.api.types.is_scalar(value):

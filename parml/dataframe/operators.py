@@ -16,7 +16,7 @@ import pandas as pd
 
 from parml.dataframe import steps
 from parml.dataframe.base import Frame, elementwise
-from parml.dataframe.plan_across import numbered
+from parml.dataframe.plan_across import labelled
 from parml_core.errors import InputError, NotSupported
 
 ARITHMETIC = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow")
@@ -156,7 +156,7 @@ class Accessor:
                 f"expected .{self._name}.{name} without expand=True, as its columns depend on the rows; use map_partitions"
             )
         # Labels are part of what extractall makes, so they have to be right before.
-        series = Frame._of(numbered(self._series._node)) if name == "extractall" else self._series
+        series = Frame._of(labelled(self._series._node)) if name == "extractall" else self._series
         result = elementwise(name, partial(steps.call_accessor, self._name, name), (series, *args), kwargs)
         if not isinstance(result._meta, pd.Series | pd.DataFrame):
             raise NotSupported(

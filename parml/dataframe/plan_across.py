@@ -106,8 +106,13 @@ class Regroup(Node):
 
 def numbered(node: Node) -> Node:
     """The node with labels that are right across partitions, where they are numbers that begin anew in each."""
+    return node if node.rows.whole or node.npartitions == 1 else labelled(node)
+
+
+def labelled(node: Node) -> Node:
+    """The node with labels that are right in each partition by itself, for steps that look at them."""
     rows = node.rows
-    if rows.counted_by is None or rows.whole or node.npartitions == 1:
+    if rows.counted_by is None:
         return node
     starts = Reduce("starts", CountRows(rows.counted_by), steps.listed, steps.running_starts, [0])
     inputs = (node, starts, Numbers(node.npartitions))

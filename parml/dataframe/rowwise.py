@@ -17,7 +17,7 @@ from parml.dataframe import reductions, steps
 from parml.dataframe.base import Frame, elementwise
 from parml.dataframe.meta import as_meta, learned
 from parml.dataframe.plan import Blockwise, Filter, Input, Node, Numbers, Rows
-from parml.dataframe.plan_across import Reduce, numbered
+from parml.dataframe.plan_across import Reduce, labelled, numbered
 from parml_core.errors import InputError, NotSupported
 
 
@@ -49,7 +49,7 @@ class Rowwise(Frame):
     @property
     def index(self) -> Any:
         """The labels of the rows, as a collection."""
-        node = numbered(self._node)
+        node = labelled(self._node)
         return Frame._of(Blockwise("index", steps.labels_of, (node,), rows=node.rows))
 
     @property
@@ -99,7 +99,7 @@ class Rowwise(Frame):
         >>> pdf.from_pandas(pd.Series([[1, 2], [3]]), npartitions=2).explode().compute().tolist()
         [1, 2, 3]
         """
-        node = numbered(self._node)
+        node = labelled(self._node)
         args = (Input(0),) if isinstance(self._meta, pd.Series) else (Input(0), column)
         exploded = Blockwise("explode", partial(steps.call_method, "explode"), (node,), args)
         # A row becomes several of the same label: no other frame has the same rows.
@@ -109,7 +109,7 @@ class Rowwise(Frame):
 
     def reset_index(self, level: Any = None, *, drop: bool = False, **kwargs: Any) -> Any:
         """
-        The rows numbered from 0; the labels they had become columns, unless dropped.
+        The rows labelled from 0; the labels they had become columns, unless dropped.
 
         Examples
         --------
@@ -119,11 +119,11 @@ class Rowwise(Frame):
         [0, 1, 2]
         """
         all_levels = level is None or not isinstance(self._node.meta.index, pd.MultiIndex)
-        node = self._node if drop and all_levels else numbered(self._node)
+        node = self._node if drop and all_levels else labelled(self._node)
         step = partial(steps.call_method, "reset_index", level=level, drop=drop, **kwargs)
-        renumbered = Blockwise("reset_index", step, (node,))
-        renumbered.rows = Rows(renumbered.token, renumbered, whole=True) if all_levels else Rows(renumbered.token)
-        return Frame._of(renumbered)
+        relabelled = Blockwise("reset_index", step, (node,))
+        relabelled.rows = Rows(relabelled.token, relabelled, whole=True) if all_levels else Rows(relabelled.token)
+        return Frame._of(relabelled)
 
     def sample(self, n: int | None = None, frac: float | None = None, replace: bool = False, random_state: Any = None) -> Any:
         """
@@ -148,7 +148,7 @@ class Rowwise(Frame):
         args = (Input(0), Input(1), frac, replace, seed_of(random_state))
         rows = self._node.rows
         if replace:
-            inputs, rows = (numbered(self._node), inputs[1]), Rows(f"sample {rows.origin} {args[2:]}")
+            inputs, rows = (labelled(self._node), inputs[1]), Rows(f"sample {rows.origin} {args[2:]}")
         else:
             rows = _fewer(rows)
         return Frame._of(Blockwise("sample", steps.drawn, inputs, args, meta=self._meta, rows=rows))
@@ -178,7 +178,7 @@ class Rowwise(Frame):
             raise InputError(f"expected shares that add up to 1, found {list(frac)!r}")
         edges = [0.0, *np.cumsum(frac)[:-1], 1.0]
         seed = seed_of(random_state)
-        source: tuple[Node, ...] = (numbered(self._node) if shuffle else self._node, Numbers(self.npartitions))
+        source: tuple[Node, ...] = (labelled(self._node) if shuffle else self._node, Numbers(self.npartitions))
         rows = Rows(f"split {self._node.rows.origin} {seed}") if shuffle else _fewer(self._node.rows)
         return [
             Frame._of(
@@ -288,7 +288,7 @@ def expression_columns(frame: Any, expr: str, depth: int) -> tuple[Any, dict[str
     if "`" not in expr:
         frame = frame[[column for column in frame.columns if str(column) in names]]
     if names & {"index", *map(str, frame._meta.index.names), *(f"ilevel_{level}" for level in range(9))}:
-        frame = Frame._of(numbered(frame._node))
+        frame = Frame._of(labelled(frame._node))
     caller = sys._getframe(depth + 1)
     known: Mapping[str, Any] = {**caller.f_globals, **caller.f_locals}
     return frame, {name: known[name] for name in re.findall(r"@(\w+)", expr) if name in known}
@@ -371,7 +371,7 @@ class FrameRowwise(Rowwise):
         variables |= kwargs.pop("local_dict", None) or {}
         assigns = re.search(r"(?<![=!<>])=(?!=)", expr)
         frame = self if assigns else needed
-        return elementwise("eval", steps.evaluated, (frame, expr, variables), kwargs)
+        return elementwise("eval", steps.evaluated, (frame, expr, variables), kwargs, columnwise=False)
 
     def query(self, expr: str, **kwargs: Any) -> Any:
         """
@@ -395,7 +395,7 @@ class FrameRowwise(Rowwise):
         mask = self._evaluated(expr, 2, kwargs)
         if not isinstance(mask._meta, pd.Series) or mask._meta.dtype not in (bool, object, "boolean"):
             raise InputError(f"expected an expression that is true or false for each row, found {expr!r}")
-        node = self._node if mask._node.rows.origin == self._node.rows.origin else numbered(self._node)
+        node = self._node if mask._node.rows.origin == self._node.rows.origin else labelled(self._node)
         return Frame._of(Filter(node, mask._node))
 
     def items(self) -> Iterator[tuple[Any, Any]]:
@@ -405,12 +405,12 @@ class FrameRowwise(Rowwise):
 
     def iterrows(self) -> Iterator[tuple[Any, pd.Series]]:
         """Labels and rows, partition by partition."""
-        for partition in Frame._of(numbered(self._node)).partitions:
+        for partition in Frame._of(labelled(self._node)).partitions:
             yield from partition.iterrows()
 
     def itertuples(self, index: bool = True, name: str | None = "Pandas") -> Iterator[Any]:
         """Rows as named tuples, partition by partition."""
-        for partition in Frame._of(numbered(self._node)).partitions:
+        for partition in Frame._of(labelled(self._node)).partitions:
             yield from partition.itertuples(index=index, name=name)
 
     def squeeze(self, axis: Any = None) -> Any:
@@ -459,7 +459,7 @@ class FrameRowwise(Rowwise):
         """Each row times a pandas Series, DataFrame or array that has an item for each column."""
         if isinstance(other, Frame):
             raise NotSupported("expected a pandas object or an array in dot, found a parml frame; compute it first")
-        return elementwise("dot", partial(steps.call_method, "dot"), (self, other))
+        return elementwise("dot", partial(steps.call_method, "dot"), (self, other), columnwise=False)
 
     def align(self, other: Any, join: str = "outer", axis: Any = None, fill_value: Any = None) -> tuple[Any, Any]:
         """Two frames of the same partitions, with the same labels and columns."""
@@ -479,7 +479,11 @@ class Columns:
             raise NotSupported(
                 f"expected frame.iloc[:, columns], found rows {key!r}; choose rows with a condition, head or tail"
             )
-        return elementwise("iloc", steps.columns_at, (self._frame, key[1]))
+        columns = self._frame.columns
+        if columns.is_unique:
+            chosen = columns[key[1]]
+            return self._frame[list(chosen) if isinstance(chosen, pd.Index) else chosen]
+        return elementwise("iloc", steps.columns_at, (self._frame, key[1]), columnwise=False)
 
 
 class SeriesRowwise(Rowwise):
@@ -524,7 +528,7 @@ class SeriesRowwise(Rowwise):
 
     def items(self) -> Iterator[tuple[Any, Any]]:
         """Labels and values, partition by partition."""
-        for partition in Frame._of(numbered(self._node)).partitions:
+        for partition in Frame._of(labelled(self._node)).partitions:
             yield from partition.items()
 
     def squeeze(self, axis: Any = None) -> Any:
@@ -538,11 +542,11 @@ class SeriesRowwise(Rowwise):
 
     def add_prefix(self, prefix: str) -> Any:
         """The series with `prefix` before each label."""
-        return elementwise("add_prefix", partial(steps.call_method, "add_prefix"), (Frame._of(numbered(self._node)), prefix))
+        return elementwise("add_prefix", partial(steps.call_method, "add_prefix"), (Frame._of(labelled(self._node)), prefix))
 
     def add_suffix(self, suffix: str) -> Any:
         """The series with `suffix` after each label."""
-        return elementwise("add_suffix", partial(steps.call_method, "add_suffix"), (Frame._of(numbered(self._node)), suffix))
+        return elementwise("add_suffix", partial(steps.call_method, "add_suffix"), (Frame._of(labelled(self._node)), suffix))
 
     def align(self, other: Any, join: str = "outer", axis: Any = None, fill_value: Any = None) -> tuple[Any, Any]:
         """Two series of the same partitions, with the same labels."""

@@ -12,7 +12,7 @@ import pandas as pd
 
 from parml.dataframe import reductions, steps
 from parml.dataframe.across import AcrossRows
-from parml.dataframe.base import Frame, aligned, elementwise
+from parml.dataframe.base import Frame, aligned, beside_labels, elementwise
 from parml.dataframe.frame import checked_category
 from parml.dataframe.meta import as_meta, learned
 from parml.dataframe.operators import BINARY_METHODS, ROWWISE_METHODS, Accessor, install_methods, install_operators
@@ -75,8 +75,9 @@ class Series(SeriesRowwise, AcrossRows, of=pd.Series):
         if isinstance(key, Frame):
             if key._meta.dtype not in (bool, object, "boolean"):
                 raise InputError(f"expected truth values to choose rows by, found a series of dtype {key._meta.dtype}")
-            aligned([self._node, key._node])
-            return Frame._of(Filter(self._node, key._node))
+            node = beside_labels(self._node, key)
+            aligned([node, key._node])
+            return Frame._of(Filter(node, key._node))
         if self._node.broadcast and key in self._meta.index:
             return elementwise("getitem", operator.getitem, (self, key))
         raise NotSupported(f"expected a series of truth values to choose rows by, found {key!r}; compute first for labels")

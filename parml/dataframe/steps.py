@@ -23,6 +23,7 @@ def take_columns(frame: pd.DataFrame, columns: Any) -> Any:
 
 def take_rows(frame: Any, mask: pd.Series) -> Any:
     """The rows where the mask is true."""
+    mask = mask.to_numpy() if isinstance(mask, pd.Index) else mask
     # No values of any type are taken for a list of no columns.
     return frame[mask] if len(mask) or mask.dtype != object else frame.iloc[:0]
 
@@ -201,3 +202,30 @@ def aligned_part(part: int, left: Any, right: Any, **kwargs: Any) -> Any:
 def case_when(series: pd.Series, /, *flat: Any) -> pd.Series:
     """pandas', with its list of pairs flat, so that partitions can stand in it."""
     return series.case_when(list(zip(flat[::2], flat[1::2], strict=True)))
+
+
+def truth_as_numbers(values: Any) -> Any:
+    """Truth values as whole numbers, which is what their sums are."""
+    if isinstance(values, pd.Series):
+        return values.astype("int64") if values.dtype == bool else values
+    columns = [column for column, dtype in values.dtypes.items() if dtype == bool]
+    return values.astype(dict.fromkeys(columns, "int64")) if columns else values
+
+
+def relabelled(fn: Callable[..., Any], index: pd.Index, /, *args: Any, **kwargs: Any) -> Any:
+    """A function of labels, whose arrays become labels again."""
+    result = fn(index, *args, **kwargs)
+    return (
+        pd.Index(result, name=index.name)
+        if isinstance(result, np.ndarray) or isinstance(result, pd.api.extensions.ExtensionArray)
+        else result
+    )
+
+
+def get_attribute(name: str, value: Any) -> Any:
+    return getattr(value, name)
+
+
+def map_labels(meta: pd.Index, index: pd.Index, mapper: Any, na_action: Any) -> pd.Index:
+    """``map``, which cannot tell what it makes of no labels."""
+    return index.map(mapper, na_action) if len(index) else meta
