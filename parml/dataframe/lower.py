@@ -16,9 +16,10 @@ from parml.dataframe import steps
 from parml.dataframe.plan import NO_COLUMNS, Blockwise, Columns, Input, Kept, Node, Source, columns_of
 from parml.dataframe.plan_across import Reduce, Regroup
 from parml.dataframe.plan_scan import Scan
+from parml.dataframe.plan_shuffle import Shuffle
 from parml.dataframe.predicate import EVERYTHING
 from parml.dataframe.pushdown import known_counts, row_conditions
-from parml.primitives import chunk_key, map_blocks, tree_reduce
+from parml.primitives import chunk_key, map_blocks, shuffle, tree_reduce
 from parml_core.engine.base import Future
 from parml_core.graph import Graph, Ref, Task
 from parml_core.typing import Key
@@ -80,6 +81,9 @@ def lower(roots: Sequence[Node]) -> Graph:
             tasks += _regrouped(node)
         elif isinstance(node, Scan):
             tasks += node.tasks()
+        elif isinstance(node, Shuffle):
+            bounds = [Ref(bound.key(0)) for bound in node.inputs[1:]]
+            tasks += shuffle(node.group, _keys(node.inputs[0]), node.npartitions, node.target_of, node.join, *bounds)
         elif isinstance(node, Kept):
             futures.update((future.key, future) for future in node.futures)
     return Graph(tasks, futures)
