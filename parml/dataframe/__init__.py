@@ -18,6 +18,7 @@ from parml.dataframe.index import Index
 from parml.dataframe.io.csv import read_csv
 from parml.dataframe.io.memory import from_pandas
 from parml.dataframe.io.parquet import read_parquet
+from parml.dataframe.merge import concat, merge
 from parml.dataframe.series import Scalar, Series
 
 __all__ = [
@@ -28,7 +29,9 @@ __all__ = [
     "Scalar",
     "Series",
     "compute",
+    "concat",
     "from_pandas",
+    "merge",
     "persist",
     "read_csv",
     "read_parquet",

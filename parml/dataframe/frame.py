@@ -14,6 +14,7 @@ from parml.dataframe import reductions, steps
 from parml.dataframe.across import AcrossRows
 from parml.dataframe.base import Frame, aligned, beside_labels, elementwise
 from parml.dataframe.groupby import Groups
+from parml.dataframe.merge import Joins
 from parml.dataframe.operators import BINARY_METHODS, ROWWISE_METHODS, install_methods, install_operators
 from parml.dataframe.plan import Assign, Filter, Node, Project, Rename
 from parml.dataframe.rowwise import FrameRowwise
@@ -27,7 +28,7 @@ class MissingColumn(InputError, KeyError):
         return str(self.args[0]) if self.args else ""
 
 
-class DataFrame(FrameRowwise, AcrossRows, Groups, of=pd.DataFrame):
+class DataFrame(FrameRowwise, AcrossRows, Groups, Joins, of=pd.DataFrame):
     """
     A table cut by rows into partitions, each of which is a pandas DataFrame when it is computed.
 
