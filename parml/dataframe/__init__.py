@@ -16,8 +16,8 @@ from parml.dataframe.base import Frame
 from parml.dataframe.frame import DataFrame, MissingColumn
 from parml.dataframe.index import Index
 from parml.dataframe.io.csv import read_csv
-from parml.dataframe.io.memory import from_pandas
 from parml.dataframe.io.parquet import read_parquet
+from parml.dataframe.memory import from_pandas
 from parml.dataframe.merge import concat, merge
 from parml.dataframe.series import Scalar, Series
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from parml.dataframe import steps
 from parml.dataframe.base import Frame, aligned, elementwise
-from parml.dataframe.io.memory import from_pandas
+from parml.dataframe.memory import from_pandas
 from parml.dataframe.plan import Node, Rename
 from parml.dataframe.plan_across import Reduce, numbered
 from parml.dataframe.plan_concat import Concat, Conform

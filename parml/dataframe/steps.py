@@ -208,18 +208,14 @@ def truth_as_numbers(values: Any) -> Any:
     """Truth values as whole numbers, which is what their sums are."""
     if isinstance(values, pd.Series):
         return values.astype("int64") if values.dtype == bool else values
-    columns = [column for column, dtype in values.dtypes.items() if dtype == bool]
+    columns = [column for column, dtype in values.dtypes.items() if dtype == np.dtype("bool")]
     return values.astype(dict.fromkeys(columns, "int64")) if columns else values
 
 
 def relabelled(fn: Callable[..., Any], index: pd.Index, /, *args: Any, **kwargs: Any) -> Any:
     """A function of labels, whose arrays become labels again."""
     result = fn(index, *args, **kwargs)
-    return (
-        pd.Index(result, name=index.name)
-        if isinstance(result, np.ndarray) or isinstance(result, pd.api.extensions.ExtensionArray)
-        else result
-    )
+    return pd.Index(result, name=index.name) if isinstance(result, np.ndarray | pd.api.extensions.ExtensionArray) else result
 
 
 def get_attribute(name: str, value: Any) -> Any:

@@ -112,7 +112,7 @@ class MemoryWatch:
         self._ended = True
 
     def disk_to_lend_from(self) -> Disk | None:
-        """Where to a value should go before it is lent: a copy in shared memory would come on top of what is too much already."""
+        """Where a value should go before it is lent: a copy in shared memory would come on top of what is too much already."""
         return self._disk if used_bytes() > self._spill and self._full is None else None
 
     def look(self) -> None:

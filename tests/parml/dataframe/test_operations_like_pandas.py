@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import parml.dataframe as pdf
-from parml.dataframe.io.memory import MemoryReader
+from parml.dataframe.memory import MemoryReader
 from parml.dataframe.plan import Source
 from parml_core.engine.inline import InlineEngine
 from parml_core.errors import InputError, NotSupported
