@@ -20,7 +20,7 @@ from pathlib import Path
 from parml_core.protocol.frames import nbytes_of
 from parml_core.protocol.messages import Loan
 from parml_core.protocol.serialize import Serialized
-from parml_core.store.pool import ALIGN, USE, MemoryFile, mapped, open_fds, open_lent, pool, written
+from parml_core.store.pool import ALIGN, START, USE, MemoryFile, mapped, open_fds, open_lent, pool, written
 from parml_core.typing import Buffer
 
 SHARED_BYTES = 64 * 1024
@@ -80,7 +80,7 @@ class Segment:
             It holds another value by now.
         """
         offsets, end = layout(lengths)
-        self._lengths, self._inode, self._use, self.nbytes = list(lengths), inode, use, end - ALIGN
+        self._lengths, self._inode, self._use, self.nbytes = list(lengths), inode, use, end - START
         if private:
             whole = mapped(fd, end, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | NO_RESERVE)
         else:
@@ -207,7 +207,7 @@ def loan_of(value: Serialized) -> Loan | None:
 
 def layout(lengths: Sequence[int]) -> tuple[list[int], int]:
     """Where each buffer begins, and where the last one ends."""
-    offsets, end = [], ALIGN
+    offsets, end = [], START
     for length in lengths:
         start = -(-end // ALIGN) * ALIGN
         offsets.append(start)

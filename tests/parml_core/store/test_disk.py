@@ -19,7 +19,7 @@ from parml_core.errors import SpillError
 from parml_core.protocol.serialize import Serialized, dumps, loads
 from parml_core.store.disk import FILE_BYTES, Disk, OnDisk, Unreadable, borrow_from_disk
 from parml_core.store.memory import SPILLED_BYTES, Entry, MemoryStore
-from parml_core.store.pool import ALIGN, pool
+from parml_core.store.pool import START, pool
 from parml_core.store.shared import adopt_orphans, borrow, owned_bytes
 
 LARGE = np.arange(SPILLED_BYTES, dtype="f8")
@@ -81,7 +81,7 @@ def test_damaged_file_is_never_a_value(damage: str, tmp_path: Path) -> None:
         if damage == "cut":
             file.truncate(written.nbytes - 1)
         else:
-            file.seek(ALIGN + 5 if "head" in damage else written.nbytes - 3)
+            file.seek(START + 5 if "head" in damage else written.nbytes - 3)
             (byte,) = file.read(1)
             file.seek(-1, os.SEEK_CUR)
             file.write(bytes([byte ^ 8]))
@@ -171,7 +171,7 @@ def test_borrowed_segment_counts_and_can_be_spilled_once_its_owner_has_let_go_of
     assert loan is not None
     borrower = Entry(serialized=borrow(serialized.head, loan, keep=True))
     adopt_orphans()
-    assert owned_bytes() - before == ALIGN + LARGE.nbytes and borrower.spill(disk) == 0
+    assert owned_bytes() - before == START + LARGE.nbytes and borrower.spill(disk) == 0
     del lender, serialized
     pool.trim(0.0)
     assert owned_bytes() == before
