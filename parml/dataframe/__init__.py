@@ -15,6 +15,7 @@ from parml.collections import compute, persist
 from parml.dataframe.base import Frame
 from parml.dataframe.frame import DataFrame, MissingColumn
 from parml.dataframe.index import Index
+from parml.dataframe.io import write  # noqa: F401  gives DataFrame its to_csv, to_parquet and others
 from parml.dataframe.io.csv import read_csv
 from parml.dataframe.io.parquet import read_parquet
 from parml.dataframe.memory import from_pandas

@@ -18,6 +18,8 @@ from parml_core.errors import InputError, NotSupported
 from parml_core.hashing import tokenize
 
 SCAN_BYTES = 1 << 20
+MOVING = "_parml_unfinished"
+"""The name of a file that stands in a directory while a write puts its files there."""
 END = 1 << 62
 """Where a file ends whose size only reading tells."""
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -123,7 +125,7 @@ def expand_dataset(
 class _Local:
     """The few verbs of an fsspec filesystem that are needed here, so that local files need no fsspec."""
 
-    isfile, isdir = staticmethod(os.path.isfile), staticmethod(os.path.isdir)
+    isfile, isdir, exists = staticmethod(os.path.isfile), staticmethod(os.path.isdir), staticmethod(os.path.exists)
 
     @staticmethod
     def glob(pattern: str) -> list[str]:
@@ -141,6 +143,11 @@ def _names(fs: Any, path: str, suffix: str, deep: bool, shown: str) -> list[tupl
     if fs.isfile(path):
         return [(path, "")]
     if fs.isdir(path):
+        if fs.exists(posixpath.join(path, MOVING)):
+            raise InputError(
+                f"expected complete files in the directory {shown}, found that a write to it has not ended; wait for it, or "
+                f"run it again if it was killed (the file {MOVING} marks it)"
+            )
         base, files = path.rstrip("/"), [name for name in fs.find(path) if name.endswith(suffix)]
         below = [(name, posixpath.relpath(name, base)) for name in sorted(files)]
         files = [name for name, inner in below if (not _is_hidden(inner) if deep else "/" not in inner)]
