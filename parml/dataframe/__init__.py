@@ -16,7 +16,9 @@ from parml.dataframe.base import Frame
 from parml.dataframe.frame import DataFrame, MissingColumn
 from parml.dataframe.index import Index
 from parml.dataframe.io import write  # noqa: F401  gives DataFrame its to_csv, to_parquet and others
+from parml.dataframe.io.convert import from_array, from_arrow, from_dask, from_delayed, from_dict, from_map, from_polars
 from parml.dataframe.io.csv import read_csv
+from parml.dataframe.io.feather import read_feather
 from parml.dataframe.io.parquet import read_parquet
 from parml.dataframe.memory import from_pandas
 from parml.dataframe.merge import concat, merge
@@ -31,9 +33,17 @@ __all__ = [
     "Series",
     "compute",
     "concat",
+    "from_array",
+    "from_arrow",
+    "from_dask",
+    "from_delayed",
+    "from_dict",
+    "from_map",
     "from_pandas",
+    "from_polars",
     "merge",
     "persist",
     "read_csv",
+    "read_feather",
     "read_parquet",
 ]

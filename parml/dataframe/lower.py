@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from parml.dataframe import steps
-from parml.dataframe.plan import NO_COLUMNS, Blockwise, Columns, Input, Kept, Node, Source, columns_of
+from parml.dataframe.plan import NO_COLUMNS, Blockwise, Chunks, Columns, Input, Kept, Node, Source, columns_of
 from parml.dataframe.plan_across import Reduce, Regroup
 from parml.dataframe.plan_scan import Scan
 from parml.dataframe.plan_shuffle import Shuffle
@@ -72,6 +72,7 @@ def lower(roots: Sequence[Node]) -> Graph:
         members.setdefault(heads[node], []).append(node)
     tasks: list[Task] = []
     futures: dict[Key, Future[Any]] = {}
+    others: list[Graph] = []
     for node, inside in members.items():
         if isinstance(node, Blockwise | Source):
             tasks += _fused(node, inside)
@@ -86,7 +87,10 @@ def lower(roots: Sequence[Node]) -> Graph:
             tasks += shuffle(node.group, _keys(node.inputs[0]), node.npartitions, node.target_of, node.join, *bounds)
         elif isinstance(node, Kept):
             futures.update((future.key, future) for future in node.futures)
-    return Graph(tasks, futures)
+        elif isinstance(node, Chunks):
+            others += [collection.__parml_graph__() for collection in node.collections]
+    graph = Graph(tasks, futures)
+    return Graph.merge([graph, *others]) if others else graph
 
 
 def _heads(order: Sequence[Node], roots: set[Node]) -> dict[Node, Node]:

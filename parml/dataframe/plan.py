@@ -9,6 +9,7 @@ columns of its inputs it needs for given columns of its output, from which `opti
     Node
      ├─ Source        partitions made by a reader from parts: byte ranges of files, row groups, slices of a frame
      ├─ Kept          partitions that an engine already holds
+     ├─ Chunks        partitions that other tasks make
      ├─ Blockwise     partition i of the result is a function of the partitions i of the inputs
      │   ├─ Columnwise     column c of the result depends on column c alone
      │   ├─ Project        some columns
@@ -271,6 +272,37 @@ class Kept(Node):
 
     def describe(self) -> str:
         return f"{self.name} (persisted) in {self.npartitions} partitions"
+
+
+class Chunks(Node):
+    """
+    Partitions that the tasks of other collections make.
+
+    Parameters
+    ----------
+    name : str
+    collections : sequence of Collection
+    meta : DataFrame or Series
+    """
+
+    inputs = ()
+
+    def __init__(self, name: str, collections: Sequence[Any], meta: Any) -> None:
+        self.name, self.collections, self.meta = name, tuple(collections), meta
+        self._keys = tuple(key for collection in collections for key in collection.__parml_keys__())
+        self.npartitions, self.rows = len(self._keys), Rows(tokenize(name, self._keys))
+
+    def _parameters(self) -> tuple[Any, ...]:
+        return self._keys
+
+    def key(self, index: int) -> Key:
+        return self._keys[index]
+
+    def narrowed(self, inputs: tuple[Node, ...], wanted: Columns) -> Node:
+        return self
+
+    def describe(self) -> str:
+        return f"{self.name}: {self.npartitions} tasks"
 
 
 # ---------------------------------------------------------------------------------------------------------- blockwise
