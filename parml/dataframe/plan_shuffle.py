@@ -32,6 +32,7 @@ from parml.dataframe.plan import (
     trimmed,
 )
 from parml.dataframe.plan_across import Reduce
+from parml_core.hashing import tokenize
 
 SAMPLE_ROWS = 256
 """So many keys of each partition are looked at to cut the sorted rows into parts of about equal length."""
@@ -203,7 +204,7 @@ def ranged(
     npartitions: int,
     join: Callable[[list[Any]], Any],
     *,
-    bounds: Node | None = None,
+    bounds: Node | pd.DataFrame | None = None,
     meta: Any = None,
     counted: bool = False,
 ) -> Node:
@@ -217,7 +218,7 @@ def ranged(
     npartitions : int
     join : callable
         Makes a partition of a list of pieces.
-    bounds : Node, optional
+    bounds : Node or DataFrame, optional
         The keys at which all partitions but the first begin. Default: found from samples.
     meta, counted
         See `Shuffle`.
@@ -228,10 +229,13 @@ def ranged(
         samples = Blockwise("sample", partial(sample, order, SAMPLE_ROWS), (keys,), meta=0)
         bounds = Reduce("bounds", samples, merge_samples, Quantiles(order, npartitions), 0)
     ascends = not order.nulls_first and all(order.ascending or (True,))
-    together = () if columns is None else (Together(columns, f"range {bounds.token}", npartitions, ascends),)
+    how = f"range {bounds.token if isinstance(bounds, Node) else tokenize(bounds)}"
+    together = () if columns is None else (Together(columns, how, npartitions, ascends),)
+    given = isinstance(bounds, pd.DataFrame)
     return Shuffle(
-        "sort", node, npartitions, order.targets, join,
-        needed=frozenset(columns or ()) if meta is None else None, bounds=bounds, together=together, meta=meta, counted=counted,
+        "sort", node, npartitions, partial(order.targets, bounds=bounds) if given else order.targets, join,
+        needed=frozenset(columns or ()) if meta is None else None, bounds=None if given else bounds,
+        together=together, meta=meta, counted=counted,
     )  # fmt: skip
 
 
@@ -240,9 +244,10 @@ def joined(forget_labels: bool, pieces: list[Any]) -> Any:
     return steps.concat(pieces, forget_labels)
 
 
-def sort_joined(order: Order, pieces: list[Any]) -> Any:
+def sort_joined(order: Order, forget_labels: bool, pieces: list[Any]) -> Any:
     """Pieces as one partition in order."""
-    return order.sorted(steps.concat(pieces))
+    rows = order.sorted(steps.concat(pieces))
+    return rows.reset_index(drop=True) if forget_labels else rows
 
 
 def gathered(node: Node) -> Node:
@@ -250,6 +255,14 @@ def gathered(node: Node) -> Node:
     if node.npartitions == 1:
         return node
     return Gather("gather", node, steps.concat, steps.concat, node.meta)
+
+
+def sorted_rows(node: Node, order: Order, *, npartitions: int | None = None, bounds: Any = None, counted: bool = False) -> Node:
+    """The rows in order, in partitions of about equal length; with `counted`, numbered anew."""
+    n, join = npartitions or node.npartitions, partial(sort_joined, order, counted)
+    if node.npartitions == n == 1:
+        return Gather("sort", node, steps.concat, join, node.meta)
+    return ranged(node, order, n, join, bounds=bounds, counted=counted)
 
 
 def with_home(node: Node) -> Node:
@@ -273,6 +286,11 @@ def taken_home(node: Node, of: Node, meta: Any, *, all_rows: bool = True) -> Nod
     """
     rows = of.rows if all_rows else replace(of.rows, whole=False)
     return Shuffle("back", node, of.npartitions, _home_of, partial(_join_home, meta), meta=meta, rows=rows)
+
+
+def place_of(home: pd.Series) -> pd.Series:
+    """The place of a row in the partition that it came from."""
+    return home & ((1 << _HOME_BITS) - 1)
 
 
 def _home_of(frame: pd.DataFrame) -> np.ndarray:

@@ -1,0 +1,435 @@
+"""Rows in order, by labels, and those that occur once: `sort_values`, `set_index`, `loc`, `drop_duplicates` and others."""
+
+from __future__ import annotations
+
+import itertools
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from parml.dataframe import steps
+from parml.dataframe.base import Frame
+from parml.dataframe.keys import Keys, Order
+from parml.dataframe.plan import Blockwise, CountRows, Input, Node, Numbers, Project, Rows
+from parml.dataframe.plan_across import Reduce, Select, numbered
+from parml.dataframe.plan_labels import BetweenLabels, ResetIndex, SetIndex, TakePlaces, divisions_of, in_order
+from parml.dataframe.plan_shuffle import Gather, hashed, place_of, sorted_rows, taken_home, with_home
+from parml.dataframe.reductions import Counts
+from parml_core.errors import InputError, NotSupported
+
+VALUE = "__parml_value__"
+
+
+class Sorts:
+    """What frames and series have in common."""
+
+    _node: Node
+    npartitions: int
+
+    def sort_index(self, *, ascending: bool = True, na_position: str = "last") -> Any:
+        """The rows in the order of their labels; rows of equal labels stay in their order."""
+        node = numbered(self._node)
+        levels = node.meta.index.nlevels
+        order = Order(Keys(), (ascending,) * levels, _nulls_first(na_position))
+        result = sorted_rows(node, order)
+        result.in_order = ascending and na_position == "last"  # type: ignore[attr-defined]
+        return Frame._of(result)
+
+    def drop_duplicates(self, subset: Any = None, *, keep: Any = "first", ignore_index: bool = False) -> Any:
+        """
+        The rows whose values, or those in the columns of `subset`, occur for the first time, in their order.
+
+        Only the columns that are compared move, and of these only rows that differ within their partition.
+
+        Parameters
+        ----------
+        subset : column or list of columns, optional
+        keep : {"first", "last", False}
+        ignore_index : bool
+            Number the rows anew.
+        """
+        node = self._node
+        if keep not in ("first", "last", False):
+            raise InputError(f"expected keep to be 'first', 'last' or False, found {keep!r}")
+        compared = node
+        if isinstance(node.meta, pd.Series):
+            compared = _as_frame(node)
+        elif subset is not None:
+            columns = subset if isinstance(subset, list | tuple) else [subset]
+            for column in columns:
+                if column not in node.meta.columns:
+                    raise KeyError(f"expected columns of the frame, found {column!r}; they are {list(node.meta.columns)}")
+            compared = Project(node, list(columns))
+        width = compared.meta.shape[1]
+        homes = with_home(compared)
+        if keep:
+            homes = Blockwise("drop_duplicates", _first_of_each, (homes,), (Input(0), width, keep))
+        moved = hashed(homes, list(range(width)), node.npartitions)
+        kept = Blockwise("drop_duplicates", _places_of_first, (moved,), (Input(0), width, keep))
+        places = taken_home(kept, node, pd.Series([], dtype="int64"), all_rows=False)
+        result = TakePlaces(node, places)
+        return Frame._of(ResetIndex(result, True, {}) if ignore_index else result)
+
+    def reset_index(self, level: Any = None, *, drop: bool = False, **kwargs: Any) -> Any:
+        """The labels as columns, or forgotten with ``drop=True``; rows are numbered in their place."""
+        if level is not None:
+            raise NotSupported("expected all levels of the labels, found level=; use drop(columns=...) on the result")
+        node = self._node if drop else numbered(self._node)
+        return Frame._of(ResetIndex(node, drop, kwargs))
+
+    @property
+    def known_divisions(self) -> bool:
+        """Whether it is known which labels each partition holds."""
+        return divisions_of(self._node) is not None and in_order(self._node)
+
+    @property
+    def loc(self) -> Loc:
+        """
+        Rows by labels, of which it is known that they ascend: ``frame.loc[start:stop]``, ``frame.loc[label]``.
+
+        With a label, the result is the rows that have it, also where it is one or none. Where divisions are known, only the
+        partitions that can hold the labels are looked at.
+
+        Examples
+        --------
+        >>> import pandas as pd, parml.dataframe as pdf
+        >>> frame = pdf.from_pandas(pd.DataFrame({"a": [3, 1, 2], "b": [4, 5, 6]}), npartitions=2).set_index("a")
+        >>> frame.loc[2:].b.compute().tolist()
+        [6, 4]
+        """
+        return Loc(self)
+
+    def repartition(self, npartitions: int | None = None, *, divisions: Sequence[Any] | None = None) -> Any:
+        """
+        The same rows, in the same order, in another number of partitions, or cut at given labels.
+
+        Parameters
+        ----------
+        npartitions : int
+        divisions : sequence, optional
+            The label at which each partition begins, and that with which the last one ends; of labels in order.
+
+        Examples
+        --------
+        >>> import pandas as pd, parml.dataframe as pdf
+        >>> frame = pdf.from_pandas(pd.DataFrame({"a": range(10)}), npartitions=4)
+        >>> [len(part) for part in frame.repartition(2).partitions]
+        [5, 5]
+        >>> [len(part) for part in frame.repartition(divisions=[0, 2, 9]).partitions]
+        [2, 8]
+        """
+        if divisions is None:
+            return super().repartition(npartitions)  # type: ignore[misc]
+        node = numbered(self._node)
+        if not in_order(node):
+            raise NotSupported("expected labels in order for divisions, found some of unknown order; use sort_index() before")
+        return Frame._of(_cut_at(node, Order(Keys()), divisions))
+
+
+class SortsFrame(Sorts):
+    """What only frames have."""
+
+    def sort_values(
+        self,
+        by: Any,
+        *,
+        ascending: Any = True,
+        na_position: str = "last",
+        ignore_index: bool = False,
+        npartitions: int | None = None,
+    ) -> Any:
+        """
+        The rows in the order of one or several columns; equal rows stay in their order (pandas' ``kind="stable"``).
+
+        Rows move to partitions that follow each other, which samples cut into about equal lengths.
+
+        Parameters
+        ----------
+        by : column or list of columns
+        ascending : bool or list of bool
+        na_position : {"last", "first"}
+        ignore_index : bool
+            Number the rows anew.
+        npartitions : int, optional
+            Default: as many as the frame has.
+
+        Examples
+        --------
+        >>> import pandas as pd, parml.dataframe as pdf
+        >>> frame = pdf.from_pandas(pd.DataFrame({"a": [3, 1, 2], "b": list("xyz")}), npartitions=2)
+        >>> frame.sort_values("a", ascending=False).b.compute().tolist()
+        ['x', 'z', 'y']
+        """
+        columns = _listed(by)
+        directions = tuple(ascending) if isinstance(ascending, list | tuple) else (bool(ascending),) * len(columns)
+        if len(directions) != len(columns):
+            raise InputError(f"expected ascending for each of {len(columns)} columns, found {len(directions)}")
+        for column in columns:
+            self._node.meta[[column]]  # a KeyError of pandas shows at once
+        node = self._node if ignore_index else numbered(self._node)
+        order = Order(Keys(tuple(columns)), directions, _nulls_first(na_position))
+        return Frame._of(sorted_rows(node, order, npartitions=npartitions, counted=ignore_index))
+
+    def set_index(
+        self,
+        keys: Any,
+        *,
+        drop: bool = True,
+        sort: bool = True,
+        sorted: bool = False,
+        divisions: Sequence[Any] | None = None,
+        npartitions: int | None = None,
+    ) -> Any:
+        """
+        The frame with columns as the labels of its rows, in the order of these labels.
+
+        Equals ``frame.set_index(keys).sort_index(kind="stable")`` of pandas; with ``sort=False``, ``frame.set_index(keys)``.
+
+        Parameters
+        ----------
+        keys : column or list of columns
+        drop : bool
+            Columns that become labels are no columns any more.
+        sort : bool
+            Put rows in order: then `loc` finds them, and a partition holds the rows from one label to the next.
+        sorted : bool
+            The column is in order already; no row moves.
+        divisions : sequence, optional
+            The label at which each partition begins, and that with which the last one ends. Default: samples cut the labels
+            into partitions of about equal length.
+        npartitions : int, optional
+            Default: as many as the frame has.
+        """
+        columns = _listed(keys)
+        for column in columns:
+            self._node.meta[[column]]
+        given: Any = keys if isinstance(keys, list) else columns[0]
+        node = self._node
+        if sorted or not sort:
+            return Frame._of(SetIndex(node, given, drop, in_order=sorted))
+        order = Order(Keys(tuple(columns)))
+        forgotten = node.rows.counted_by is not None
+        if divisions is not None:
+            moved = _cut_at(node, order, divisions, counted=forgotten)
+            return Frame._of(SetIndex(moved, given, drop, True, tuple(divisions[1:-1])))
+        moved = sorted_rows(node, order, npartitions=npartitions, counted=forgotten)
+        return Frame._of(SetIndex(moved, given, drop, in_order=True))
+
+    def nlargest(self, n: int, columns: Any, keep: str = "first") -> Any:
+        """The `n` rows with the largest values, in descending order."""
+        return _extremes(self._node, "nlargest", n, columns=columns, keep=keep)
+
+    def nsmallest(self, n: int, columns: Any, keep: str = "first") -> Any:
+        """The `n` rows with the smallest values, in ascending order."""
+        return _extremes(self._node, "nsmallest", n, columns=columns, keep=keep)
+
+
+class SortsSeries(Sorts):
+    """What only series have."""
+
+    def sort_values(self, *, ascending: bool = True, na_position: str = "last", ignore_index: bool = False) -> Any:
+        """The values in order; equal ones stay in their order (pandas' ``kind="stable"``)."""
+        node = self._node if ignore_index else numbered(self._node)
+        order = Order(Keys((VALUE,)), (bool(ascending),), _nulls_first(na_position))
+        return Frame._of(_as_series(sorted_rows(_as_frame(node), order, counted=ignore_index), node.meta.name))
+
+    def nlargest(self, n: int = 5, keep: str = "first") -> Any:
+        """The `n` largest values, in descending order."""
+        return _extremes(self._node, "nlargest", n, keep=keep)
+
+    def nsmallest(self, n: int = 5, keep: str = "first") -> Any:
+        """The `n` smallest values, in ascending order."""
+        return _extremes(self._node, "nsmallest", n, keep=keep)
+
+    def unique(self) -> Any:
+        """The values that occur, each once, in the order in which they first appear: an array."""
+        some = Blockwise("unique", partial(steps.call_method, "drop_duplicates"), (self._node,))
+        return Frame._of(Reduce("unique", some, _distinct, _unique, self._node.meta.unique()))
+
+    def mode(self, dropna: bool = True) -> Any:
+        """The values that occur most often, in order."""
+        counts = Counts(False, False, False, dropna, self._node.meta)
+        chunk = Blockwise("mode", counts.chunk, (self._node,))
+        return Frame._of(Gather("mode", chunk, counts.combine, MostFrequent(counts, dropna), self._node.meta.mode(dropna)))
+
+    def quantile(self, q: Any = 0.5, interpolation: str = "linear") -> Any:
+        """
+        The value below which a share of the values lies, exactly: the values are sorted.
+
+        Parameters
+        ----------
+        q : float or list of float
+        interpolation : {"linear", "lower", "higher", "midpoint", "nearest"}
+        """
+        node = self._node
+        meta = node.meta.quantile(q, interpolation)  # mistakes show here
+        there = Blockwise("dropna", partial(steps.call_method, "dropna"), (node,), rows=Rows(f"dropna {node.token}"))
+        rows = sorted_rows(_as_frame(there), Order(Keys((VALUE,))))
+        starts = Reduce("starts", CountRows(rows), steps.listed, _starts_and_end, [0, 0])
+        pick = Picks(q, interpolation, node.meta)
+        picked = Blockwise("quantile", pick.chunk, (rows, starts, Numbers(rows.npartitions)), meta={})
+        return Frame._of(Reduce("quantile", picked, pick.combine, pick.finish, meta))
+
+
+class Loc:
+    """Indexing by labels; see `DataFrame.loc`."""
+
+    def __init__(self, frame: Any) -> None:
+        self._frame = frame
+
+    def __getitem__(self, key: Any) -> Any:
+        frame = self._frame
+        if isinstance(key, tuple) and isinstance(frame._meta, pd.DataFrame):
+            if len(key) != 2:
+                raise InputError(f"expected rows and columns, found {key!r}")
+            rows, columns = key
+            chosen = frame if isinstance(rows, slice) and rows == slice(None) else Loc(frame)[rows]
+            return chosen if isinstance(columns, slice) and columns == slice(None) else chosen[columns]
+        if isinstance(key, Frame):
+            return frame[key]
+        node = numbered(frame._node)
+        if isinstance(key, slice) and key.step is None:
+            start, stop = key.start, key.stop
+        elif pd.api.types.is_scalar(key) and key is not None:
+            start = stop = key
+        else:
+            raise NotSupported(f"expected a label, a slice of labels or a series of truth values, found {key!r}")
+        if not in_order(node):
+            raise NotSupported(
+                "expected labels in order for .loc, found some of unknown order; use set_index or sort_index before"
+            )
+        divisions = divisions_of(node)
+        if divisions is not None and len(divisions):
+            first = 0 if start is None else bisect_right(divisions, start)
+            last = len(divisions) if stop is None else bisect_right(divisions, stop)
+            first = min(first, bisect_left(divisions, start)) if start is not None else first
+            node = Select(node, range(first, max(first, last) + 1))
+        return Frame._of(BetweenLabels(node, start, stop))
+
+
+def _cut_at(node: Node, order: Order, divisions: Sequence[Any], counted: bool = False) -> Node:
+    """Rows in order, cut at given keys."""
+    given = list(divisions)
+    if len(given) < 2 or any(b < a for a, b in itertools.pairwise(given)):
+        raise InputError(f"expected divisions in ascending order, at least two of them, found {given!r}")
+    keys = order.keys.of(node.meta)
+    bounds = pd.DataFrame({keys.columns[0]: pd.Series(given[1:-1], dtype=keys.dtypes.iloc[0])})
+    result = sorted_rows(node, order, npartitions=len(given) - 1, bounds=bounds, counted=counted)
+    result.in_order, result.divisions = order.keys.columns is None, tuple(given[1:-1])  # type: ignore[attr-defined]
+    return result
+
+
+def _listed(columns: Any) -> list[Any]:
+    return list(columns) if isinstance(columns, list) else [columns]
+
+
+def _nulls_first(na_position: str) -> bool:
+    if na_position not in ("first", "last"):
+        raise InputError(f"expected na_position to be 'first' or 'last', found {na_position!r}")
+    return na_position == "first"
+
+
+def _as_frame(node: Node) -> Node:
+    return Blockwise("to_frame", partial(steps.call_method, "to_frame"), (node,), (Input(0), VALUE))
+
+
+def _as_series(node: Node, name: Any) -> Node:
+    return Blockwise("rename", partial(steps.call_method, "rename"), (Project(node, VALUE),), (Input(0), name))
+
+
+def _extremes(node: Node, method: str, n: int, **kwargs: Any) -> Any:
+    step = Extremes(method, n, kwargs)
+    chunk = Blockwise(method, step.chunk, (numbered(node),))
+    return Frame._of(Gather(method, chunk, step.combine, step.combine, node.meta))
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """The largest or smallest rows of a partition, and of those of several."""
+
+    method: str
+    n: int
+    kwargs: dict[str, Any]
+
+    def chunk(self, rows: Any) -> Any:
+        return getattr(rows, self.method)(self.n, **self.kwargs)
+
+    def combine(self, parts: list[Any]) -> Any:
+        return self.chunk(steps.concat(parts))
+
+
+def _distinct(parts: list[pd.Series]) -> pd.Series:
+    return steps.concat(parts).drop_duplicates()  # type: ignore[no-any-return]
+
+
+def _unique(parts: list[pd.Series]) -> Any:
+    return steps.concat(parts).unique()
+
+
+@dataclass(frozen=True)
+class MostFrequent:
+    """The values that occur most often."""
+
+    counts: Counts
+    dropna: bool
+
+    def __call__(self, partials: list[pd.Series]) -> pd.Series:
+        counts = self.counts.combine(partials)
+        values = counts.index[counts.to_numpy() == counts.max()] if len(counts) else counts.index
+        return pd.Series(values, dtype=self.counts.meta.dtype, name=self.counts.meta.name).mode(self.dropna)
+
+
+def _starts_and_end(counts: list[Any]) -> list[int]:
+    return [0, *np.cumsum(steps.listed(counts)).tolist()]
+
+
+@dataclass(frozen=True)
+class Picks:
+    """The values at the places that quantiles lie between."""
+
+    q: Any
+    interpolation: str
+    meta: pd.Series
+
+    def _places(self, n_rows: int) -> list[tuple[int, float]]:
+        places = [max(n_rows - 1, 0) * float(q) for q in np.atleast_1d(self.q)]
+        return [(int(place), place - int(place)) for place in places]
+
+    def chunk(self, rows: pd.DataFrame, starts: list[int], partition: int) -> dict[int, pd.Series]:
+        start = starts[partition]
+        wanted = {place + more for place, _ in self._places(starts[-1]) for more in (0, 1)} | {starts[-1] - 1}
+        values = {
+            place: rows[VALUE].iloc[place - start : place - start + 1] for place in wanted if start <= place < start + len(rows)
+        }
+        return {-1: starts[-1], **values}
+
+    def combine(self, parts: list[dict[int, Any]]) -> dict[int, Any]:
+        return {place: value for part in parts for place, value in part.items()}
+
+    def finish(self, parts: list[dict[int, Any]]) -> Any:
+        values = self.combine(parts)
+        n_rows = values[-1]
+        if not n_rows:
+            return self.meta.quantile(self.q, self.interpolation)
+        results = []
+        for place, share in self._places(n_rows):
+            pair = pd.concat([values[place], values[min(place + 1, n_rows - 1)]])
+            results.append(pair.quantile(share, self.interpolation))
+        if not isinstance(self.q, list | tuple | np.ndarray):
+            return results[0]
+        index = pd.Index(self.q, dtype="float64")
+        return pd.Series(results, index=index, name=self.meta.name, dtype=self.meta.iloc[:0].quantile([0.5]).dtype)
+
+
+def _first_of_each(numbered_rows: pd.DataFrame, width: int, keep: Any) -> pd.DataFrame:
+    return numbered_rows[~numbered_rows.iloc[:, :width].duplicated(keep=keep)]
+
+
+def _places_of_first(numbered_rows: pd.DataFrame, width: int, keep: Any) -> pd.DataFrame:
+    home = _first_of_each(numbered_rows, width, keep).iloc[:, -1]
+    return pd.DataFrame({0: place_of(home), 1: home})
