@@ -23,7 +23,7 @@ from parml.dataframe.groupby_steps import (
 from parml.dataframe.keys import Keys, Order
 from parml.dataframe.meta import as_meta, learned, sample_of
 from parml.dataframe.plan import Assign, Blockwise, Input, Node, Project, Rows
-from parml.dataframe.plan_across import numbered
+from parml.dataframe.plan_across import labelled
 from parml.dataframe.plan_shuffle import (
     Gather,
     are_together,
@@ -240,7 +240,7 @@ class GroupBy:
         whole = Whole(self._grouping, self._series, self._selection, name, args, kwargs)
         node = self._needed(wanted, everything=name == "apply")
         if name in _LOOK_AT_LABELS and wanted is None:
-            node = numbered(node)
+            node = labelled(node)
         meta = self._learned(whole, node.meta, meta)
         if wanted is not None and len(wanted) != _width(meta) - (0 if self._grouping.as_index else len(self._grouping.by)):
             wanted = None
@@ -430,7 +430,7 @@ class Groups:
         if level is not None:
             if by is not None:
                 raise InputError("expected by or level, found both; give one")
-            node = numbered(node)
+            node = labelled(node)
             by = [_level(node, one) for one in (level if isinstance(level, list) else [level])]
             single = not isinstance(level, list)
         else:

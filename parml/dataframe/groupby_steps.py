@@ -114,9 +114,9 @@ class WholeGroups:
     meta: Any
 
     def __call__(self, frame: pd.DataFrame) -> Any:
-        if not len(frame):
-            return self.meta
         grouping = self.whole.grouping
+        if grouping.observed and not len(frame):
+            return self.meta
         if self.whole.name == "transform" and grouping.dropna and frame[list(grouping.by)].isna().any(axis=1).all():
             return self.meta.reset_index(drop=True).reindex(range(len(frame))).set_axis(frame.index)  # pandas fails here
         return self.whole(frame)
@@ -203,7 +203,7 @@ class Partials:
 
     def finish(self, partials: list[pd.DataFrame]) -> Any:
         """The result of the groups whose partial results these are."""
-        if not any(len(partial) for partial in partials):
+        if self.grouping.observed and not any(len(partial) for partial in partials):
             return self.meta
         merged = self._merged(partials, sort=self.grouping.sort, observed=self.grouping.observed)
         index = next(iter(merged.values())).index.set_names(list(self.grouping.names))

@@ -12,7 +12,7 @@ from parml.dataframe import steps
 from parml.dataframe.base import Frame, aligned, elementwise
 from parml.dataframe.memory import from_pandas
 from parml.dataframe.plan import Node, Rename
-from parml.dataframe.plan_across import Reduce, numbered
+from parml.dataframe.plan_across import Reduce, labelled
 from parml.dataframe.plan_concat import Concat, Conform
 from parml.dataframe.plan_merge import Match, Merge
 from parml.dataframe.plan_shuffle import hashed, known_together
@@ -85,7 +85,7 @@ def merge(
             "use reset_index() and merge on columns"
         )
     if match.labelled:
-        nodes = [numbered(node) for node in nodes]
+        nodes = [labelled(node) for node in nodes]
     beside, other = _beside_each_other(nodes, match, broadcast, npartitions)
     result = Merge(beside, other, match)
     if list(result.meta.columns) != list(meta.columns):
@@ -149,7 +149,7 @@ def _beside_each_other(nodes: Sequence[Node], match: Match, broadcast: bool | No
     if left.npartitions == right.npartitions == 1:
         return [left, right]
     how = match.how
-    can_be = [how in ("inner", "right", "cross"), how in ("inner", "left", "cross")]
+    can_be = [how in ("inner", "right"), how in ("inner", "left", "cross")]
     if broadcast is not False and (match.validate is None or how == "cross"):
         sides = sorted((node.npartitions, 1 - place) for place, node in enumerate(nodes) if can_be[place])
         for size, right_first in sides:
@@ -214,7 +214,7 @@ def concat(frames: Sequence[Any], *, axis: Any = 0, join: str = "outer", ignore_
     if axis in (1, "columns"):
         aligned([one._node for one in given])
         return elementwise("concat", _side_by_side, given)
-    nodes = [one._node if ignore_index else numbered(one._node) for one in given]
+    nodes = [one._node if ignore_index else labelled(one._node) for one in given]
     metas = [node.meta for node in nodes]
     return Frame._of(Concat([Conform(node, metas, place, join, ignore_index) for place, node in enumerate(nodes)]))
 

@@ -105,14 +105,14 @@ class Regroup(Node):
 
 
 def numbered(node: Node) -> Node:
-    """The node with labels that are right across partitions, where they are numbers that begin anew in each."""
-    return node if node.rows.whole or node.npartitions == 1 else labelled(node)
+    """The node with labels that are right once its partitions are computed and put together."""
+    return node if node.rows.whole else labelled(node)
 
 
 def labelled(node: Node) -> Node:
-    """The node with labels that are right in each partition by itself, for steps that look at them."""
+    """The node with labels that are right across partitions, where they are numbers that begin anew in each."""
     rows = node.rows
-    if rows.counted_by is None:
+    if rows.counted_by is None or node.npartitions == 1:
         return node
     starts = Reduce("starts", CountRows(rows.counted_by), steps.listed, steps.running_starts, [0])
     inputs = (node, starts, Numbers(node.npartitions))

@@ -269,7 +269,8 @@ def with_home(node: Node) -> Node:
     """
     The frame with its columns numbered, and a last one that tells where each row lies; see `taken_home`.
     """
-    return Blockwise("with_home", _add_home, (node, Numbers(node.npartitions)), meta=_add_home(node.meta, 0))
+    inputs, rows = (node, Numbers(node.npartitions)), Rows(f"homes of {node.rows.origin}")
+    return Blockwise("with_home", _add_home, inputs, meta=_add_home(node.meta, 0), rows=rows)
 
 
 def _add_home(frame: pd.DataFrame, partition: int) -> pd.DataFrame:

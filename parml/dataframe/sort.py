@@ -16,7 +16,7 @@ from parml.dataframe import steps
 from parml.dataframe.base import Frame
 from parml.dataframe.keys import Keys, Order
 from parml.dataframe.plan import Blockwise, CountRows, Input, Node, Numbers, Project, Rows
-from parml.dataframe.plan_across import Reduce, Select, numbered
+from parml.dataframe.plan_across import Reduce, Select, labelled
 from parml.dataframe.plan_labels import BetweenLabels, ResetIndex, SetIndex, TakePlaces, divisions_of, in_order
 from parml.dataframe.plan_shuffle import Gather, hashed, place_of, sorted_rows, taken_home, with_home
 from parml.dataframe.reductions import Counts
@@ -33,7 +33,7 @@ class Sorts:
 
     def sort_index(self, *, ascending: bool = True, na_position: str = "last") -> Any:
         """The rows in the order of their labels; rows of equal labels stay in their order."""
-        node = numbered(self._node)
+        node = labelled(self._node)
         levels = node.meta.index.nlevels
         order = Order(Keys(), (ascending,) * levels, _nulls_first(na_position))
         result = sorted_rows(node, order)
@@ -79,7 +79,7 @@ class Sorts:
         """The labels as columns, or forgotten with ``drop=True``; rows are numbered in their place."""
         if level is not None:
             raise NotSupported("expected all levels of the labels, found level=; use drop(columns=...) on the result")
-        node = self._node if drop else numbered(self._node)
+        node = self._node if drop else labelled(self._node)
         return Frame._of(ResetIndex(node, drop, kwargs))
 
     @property
@@ -125,7 +125,7 @@ class Sorts:
         """
         if divisions is None:
             return super().repartition(npartitions)  # type: ignore[misc]
-        node = numbered(self._node)
+        node = labelled(self._node)
         if not in_order(node):
             raise NotSupported("expected labels in order for divisions, found some of unknown order; use sort_index() before")
         return Frame._of(_cut_at(node, Order(Keys()), divisions))
@@ -171,7 +171,7 @@ class SortsFrame(Sorts):
             raise InputError(f"expected ascending for each of {len(columns)} columns, found {len(directions)}")
         for column in columns:
             self._node.meta[[column]]  # a KeyError of pandas shows at once
-        node = self._node if ignore_index else numbered(self._node)
+        node = self._node if ignore_index else labelled(self._node)
         order = Order(Keys(tuple(columns)), directions, _nulls_first(na_position))
         return Frame._of(sorted_rows(node, order, npartitions=npartitions, counted=ignore_index))
 
@@ -234,7 +234,7 @@ class SortsSeries(Sorts):
 
     def sort_values(self, *, ascending: bool = True, na_position: str = "last", ignore_index: bool = False) -> Any:
         """The values in order; equal ones stay in their order (pandas' ``kind="stable"``)."""
-        node = self._node if ignore_index else numbered(self._node)
+        node = self._node if ignore_index else labelled(self._node)
         order = Order(Keys((VALUE,)), (bool(ascending),), _nulls_first(na_position))
         return Frame._of(_as_series(sorted_rows(_as_frame(node), order, counted=ignore_index), node.meta.name))
 
@@ -292,7 +292,7 @@ class Loc:
             return chosen if isinstance(columns, slice) and columns == slice(None) else chosen[columns]
         if isinstance(key, Frame):
             return frame[key]
-        node = numbered(frame._node)
+        node = labelled(frame._node)
         if isinstance(key, slice) and key.step is None:
             start, stop = key.start, key.stop
         elif pd.api.types.is_scalar(key) and key is not None:
@@ -344,7 +344,7 @@ def _as_series(node: Node, name: Any) -> Node:
 
 def _extremes(node: Node, method: str, n: int, **kwargs: Any) -> Any:
     step = Extremes(method, n, kwargs)
-    chunk = Blockwise(method, step.chunk, (numbered(node),))
+    chunk = Blockwise(method, step.chunk, (labelled(node),))
     return Frame._of(Gather(method, chunk, step.combine, step.combine, node.meta))
 
 
@@ -380,7 +380,7 @@ class MostFrequent:
 
     def __call__(self, partials: list[pd.Series]) -> pd.Series:
         counts = self.counts.combine(partials)
-        values = counts.index[counts.to_numpy() == counts.max()] if len(counts) else counts.index
+        values = counts.index[(counts > 0) & (counts == counts.max())] if len(counts) else counts.index
         return pd.Series(values, dtype=self.counts.meta.dtype, name=self.counts.meta.name).mode(self.dropna)
 
 

@@ -108,7 +108,7 @@ ROWS: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("name", AGGREGATIONS)
-@settings(max_examples=14, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(tables(), st.sampled_from(KEYS), st.sampled_from([None, 3]), st.booleans(), st.booleans(), st.booleans())
 def test_aggregation_of_groups_equals_pandas(
     name: str, table: tuple[Any, Any], by: Any, shuffle: int | None, as_index: bool, dropna: bool, counted: bool
@@ -128,7 +128,7 @@ def test_aggregation_of_groups_equals_pandas(
 
 
 @pytest.mark.parametrize("name", ROWS)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(tables(), st.sampled_from(KEYS), st.booleans())
 def test_rows_of_groups_come_back_to_their_places(name: str, table: tuple[Any, Any], by: Any, counted: bool) -> None:
     """Rows are in pandas' order with pandas' labels, in the partitions of the frame."""
@@ -179,10 +179,16 @@ def test_groups_by_a_series_and_of_a_series_equal_pandas(table: tuple[Any, Any],
 
 
 MERGES: list[dict[str, Any]] = [
-    {"on": "k"}, {"on": ["k", "i"]}, {"on": "t"}, {"on": "c"}, {"left_on": "f", "right_on": "i"},
+    {"on": "k"},
+    {"on": ["k", "i"]},
+    {"on": "t"},
+    {"on": "c"},
+    {"left_on": "f", "right_on": "i"},
     {"left_on": "i", "right_on": "n"},
-    {"on": "i", "indicator": True}, {"on": ["k"], "suffixes": (None, "_r")}, {"left_index": True, "right_index": True},
-]  # fmt: skip
+    {"on": "i", "indicator": True},
+    {"on": ["k"], "suffixes": (None, "_r")},
+    {"left_index": True, "right_index": True},
+]
 
 
 def in_some_order(frame: pd.DataFrame, labelled: bool) -> pd.DataFrame:
@@ -193,7 +199,7 @@ def in_some_order(frame: pd.DataFrame, labelled: bool) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("how", ["inner", "left", "right", "outer"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=14, deadline=None)
 @given(tables(9), tables(7), st.sampled_from(MERGES), st.sampled_from([None, False, True]))
 def test_merge_equals_pandas(
     how: str, left: tuple[Any, Any], right: tuple[Any, Any], keys: Any, broadcast: bool | None
@@ -207,7 +213,7 @@ def test_merge_equals_pandas(
     result = cut(a, a_bounds).merge(cut(b, b_bounds), how=how, broadcast=broadcast, **keys)
     got = result.compute(engine=ENGINE)
     assert list(got.columns) == list(want.columns)
-    if how in ("left", "inner") and broadcast and how == "left":
+    if how == "left" and broadcast:
         assert_same(got, want)
     else:
         labelled = "left_index" in keys
@@ -242,7 +248,7 @@ def test_concat_equals_pandas(one: tuple[Any, Any], two: tuple[Any, Any], join: 
     assert_same(pdf.concat([cut(a, a_bounds)[["x"]], cut(a, a_bounds).i], axis=1).compute(engine=ENGINE), a[["x", "i"]])
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     tables(25),
     st.lists(st.sampled_from(list("kifctbxn")), min_size=1, max_size=4, unique=True),
@@ -266,7 +272,7 @@ def test_sort_values_equals_pandas(table: tuple[Any, Any], by: list[str], up: li
     assert_same(frame.sort_index().compute(engine=ENGINE), whole.sort_index(kind="stable"))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=16, deadline=None)
 @given(tables(20), st.sampled_from(["i", "x", "k", "t"]), st.booleans())
 def test_set_index_and_loc_equal_pandas(table: tuple[Any, Any], key: str, given_divisions: bool) -> None:
     """Rows in the order of their new labels, which loc finds."""
@@ -280,7 +286,7 @@ def test_set_index_and_loc_equal_pandas(table: tuple[Any, Any], key: str, given_
     assert got.known_divisions == given_divisions
     assert_same(got.compute(engine=ENGINE), want)
     assert_same(got.b.compute(engine=ENGINE), want.b)
-    for start in labels:
+    for start in labels[:: max(1, len(labels) // 2)]:
         assert_same(got.loc[start:].compute(engine=ENGINE), want.loc[start:])
         assert_same(got.loc[: labels[-1]].n.compute(engine=ENGINE), want.loc[: labels[-1]].n)
         assert_same(got.loc[start:start, ["n", "b"]].compute(engine=ENGINE), want.loc[start:start, ["n", "b"]])
@@ -311,7 +317,7 @@ ONCE: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("name", ONCE)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(tables(20), st.booleans())
 def test_rows_that_are_chosen_equal_pandas(name: str, table: tuple[Any, Any], counted: bool) -> None:
     """Duplicates, extremes and quantiles across partitions."""
