@@ -205,7 +205,7 @@ class Partials:
         """The result of the groups whose partial results these are."""
         if self.grouping.observed and not any(len(partial) for partial in partials):
             return self.meta
-        merged = self._merged(partials, sort=self.grouping.sort, observed=self.grouping.observed)
+        merged = self._merged(partials, final=True)
         index = next(iter(merged.values())).index.set_names(list(self.grouping.names))
         dtypes = [self.meta.dtype] if isinstance(self.meta, pd.Series) else list(self.meta.dtypes)[-len(self.wanted) :]
         results = [
@@ -223,10 +223,14 @@ class Partials:
         """The result of the groups of one partial result."""
         return self.finish([partial])
 
-    def _grouped(self, frame: pd.DataFrame, sort: bool = False, observed: bool = True) -> Any:
-        return frame.groupby(self.keys, sort=sort, dropna=self.grouping.dropna, observed=observed)
+    def _grouped(self, frame: pd.DataFrame, final: bool = False) -> Any:
+        how = self.grouping
+        if final:
+            return frame.groupby(self.keys, sort=how.sort, dropna=how.dropna, observed=how.observed)
+        # Beside groups that were not observed, pandas shows keys that occur only with nulls.
+        return frame.groupby(self.keys, sort=False, dropna=how.dropna and how.observed, observed=True)
 
-    def _merged(self, partials: Sequence[pd.DataFrame], sort: bool = False, observed: bool = True) -> dict[int, pd.Series]:
+    def _merged(self, partials: Sequence[pd.DataFrame], final: bool = False) -> dict[int, pd.Series]:
         places = self._places
         frame = steps.concat(partials, ignore_labels=True)
         for (column, kept), place in places.items():
@@ -236,7 +240,7 @@ class Partials:
                 common = grouped[total].transform("sum") / grouped[count].transform("sum")
                 distance = (frame[total] / frame[count] - common).fillna(0.0)
                 frame[place] = frame[place] + frame[count] * distance**2
-        grouped = self._grouped(frame, sort, observed)
+        grouped = self._grouped(frame, final)
         return {place: getattr(grouped[place], _MERGED_BY.get(kept, kept))() for (_, kept), place in places.items()}
 
     def _flat(self, made: dict[int, pd.Series]) -> pd.DataFrame:

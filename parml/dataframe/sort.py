@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -307,7 +307,6 @@ class Loc:
         if divisions is not None and len(divisions):
             first = 0 if start is None else bisect_right(divisions, start)
             last = len(divisions) if stop is None else bisect_right(divisions, stop)
-            first = min(first, bisect_left(divisions, start)) if start is not None else first
             node = Select(node, range(first, max(first, last) + 1))
         return Frame._of(BetweenLabels(node, start, stop))
 
