@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 LOOK_S = 0.1
 ADOPT_S = 0.3
 FULL_S = 5.0  # after so long a disk that was full is tried again
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of mallopt(3)
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -175,14 +176,32 @@ class MemoryWatch:
             )
 
 
-def _give_back() -> None:
-    """Give the system what was freed: the pool of segments and glibc keep it otherwise."""
-    pool.trim(0.0)
-    trim = _malloc_trim()
+def keep_freed(nbytes: int) -> None:
+    """
+    Let malloc use large blocks again, which it would give back to the system one by one, to get cold memory for the next.
+
+    To be called before there are threads. All share one heap then, for only that one grows to any size. What is free at its end
+    beyond `nbytes` goes back at once, and so do blocks that are larger; the rest when `give_back_freed` is called.
+    """
+    mallopt = _glibc("mallopt")
+    if mallopt is not None:
+        for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
+            mallopt(option, min(nbytes, 2**31 - 1))
+        mallopt(_M_ARENA_MAX, 1)
+
+
+def give_back_freed() -> None:
+    """Give the system what was freed and malloc keeps."""
+    trim = _glibc("malloc_trim")
     if trim is not None:
         trim(0)
 
 
+def _give_back() -> None:
+    pool.trim(0.0)
+    give_back_freed()
+
+
 @functools.cache
-def _malloc_trim() -> Callable[[int], int] | None:
-    return getattr(ctypes.CDLL(None), "malloc_trim", None)
+def _glibc(name: str) -> Callable[..., int] | None:
+    return getattr(ctypes.CDLL(None), name, None)

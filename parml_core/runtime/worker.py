@@ -45,15 +45,15 @@ from parml_core.protocol.messages import (
 )
 from parml_core.protocol.serialize import Serialized, failure_of
 from parml_core.runtime.executor import Executor, Job, Outcome
-from parml_core.runtime.machine import allow_open_files
-from parml_core.runtime.memory import MemoryWatch
+from parml_core.runtime.machine import allow_open_files, memory_bytes
+from parml_core.runtime.memory import MemoryWatch, give_back_freed, keep_freed
 from parml_core.runtime.nanny_link import NannyLink
 from parml_core.runtime.peer import Conversation, DataLinks, limits_of, unpack
 from parml_core.runtime.rank import RankNotStarted, RankProcess
 from parml_core.runtime.specs import RankSpec, Ready, WorkerSpec, tell_ready
 from parml_core.store.disk import Disk, Unreadable
 from parml_core.store.memory import SPILLED_BYTES, MemoryStore
-from parml_core.store.pool import pool
+from parml_core.store.pool import IDLE_S, pool
 from parml_core.store.shared import borrow, this_place
 from parml_core.typing import Key
 
@@ -65,6 +65,7 @@ _to_worker = decoder_of(ToWorker)
 _PICKLE_ASIDE_BYTES = 1024 * 1024  # larger values are pickled off the loop, which has heartbeats to send
 _MUCH_BYTES = 1 << 20  # that came into the store: the memory is looked at before more is started
 _FETCHING_SHARE = 1 / 8  # of the memory limit, for inputs on their way
+_WARM_SHARE = 1 / 8  # of the memory limit, for what was freed and waits for another use
 RANK_START_TIMEOUT_S = 60.0
 
 
@@ -98,6 +99,7 @@ class Worker:
         self._memory: MemoryWatch | None = None  # without a limit there is nothing to watch
         self._process = psutil.Process()
         self._ran = False  # a task, since garbage was last collected
+        self._freed_s: float | None = None  # when memory was last freed that malloc may keep
         self._effects: dict[type, Callable[[Any], None]] = {
             fx.Send: self._do_send,
             fx.Execute: self._do_execute,
@@ -116,7 +118,7 @@ class Worker:
         """Listen, register with the scheduler, begin to work. Raises ConnectionLost, AuthenticationError, VersionMismatch."""
         spec, settings = self.spec, self.settings
         if spec.memory_bytes:
-            pool.limit_bytes = min(pool.limit_bytes, spec.memory_bytes // 8)
+            pool.limit_bytes = min(pool.limit_bytes, int(spec.memory_bytes * _WARM_SHARE))
         if self._nanny_fd >= 0:
             self._nanny = await NannyLink.attach(self._nanny_fd)
             self._nanny.lost.add_done_callback(lambda _: self.stop("its nanny is gone"))
@@ -205,6 +207,9 @@ class Worker:
                 self._ran = False
                 gc.collect()
             pool.trim()
+            if self._freed_s is not None and not executing and time.monotonic() - self._freed_s > IDLE_S:
+                self._freed_s = None
+                give_back_freed()
             await asyncio.sleep(self.settings.worker.heartbeat_s)
 
     def _spawn(self, coroutine: Any) -> asyncio.Task[None]:
@@ -245,6 +250,7 @@ class Worker:
 
     def _do_drop(self, effect: fx.Drop) -> None:
         self.store.drop(effect.keys)
+        self._freed_s = time.monotonic()
 
     def _do_define_functions(self, effect: fx.DefineFunctions) -> None:
         self._executor.functions.update(effect.functions)
@@ -259,7 +265,7 @@ class Worker:
     # --- tasks ---------------------------------------------------------------------------------------------------------
 
     def _on_outcomes(self, outcomes: list[Outcome]) -> None:
-        self._ran = True
+        self._ran, self._freed_s = True, time.monotonic()
         events = []
         stored_bytes = 0
         for key, attempt, value, nbytes, duration_s, failure, small in outcomes:
@@ -398,6 +404,7 @@ class Worker:
                     unreadable.append(key)
             if loan is not None:
                 loans[key] = loan
+                self._freed_s = time.monotonic()
                 self._look_after(sizes.get(key, 0))  # it moved into a segment, and malloc may keep what it freed
             buffers = [] if serialized is None or loan is not None else serialized.buffers
             heads.append(None if serialized is None else serialized.head)
@@ -459,4 +466,5 @@ def main(spec: WorkerSpec, nanny_fd: int = -1, engine: Engine | None = None) -> 
     """
     gc.set_threshold(50_000, 20, 50)  # every task leaves a few records behind; cycles among them are rare
     allow_open_files()  # each value in shared memory is one
+    keep_freed(int((spec.memory_bytes or memory_bytes()) * _WARM_SHARE))
     asyncio.run(_serve(spec, nanny_fd, engine))

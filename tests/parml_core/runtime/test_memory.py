@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -123,3 +126,35 @@ def test_file_systems_are_told_apart() -> None:
     assert file_system_of("/dev/shm") in ("tmpfs", "")
     assert file_system_of("/no such folder") == ""
     assert file_system_of(temporary_folder()) not in ("proc", "sysfs")
+
+
+def test_large_blocks_are_used_again_warm_and_given_back_when_asked() -> None:
+    """The kernel counts the pages that it had to bring; the first array needs new ones, the next one of its size none."""
+    program = """
+        import resource, threading, psutil
+        import numpy as np
+        from parml_core.runtime.memory import give_back_freed, keep_freed
+
+        def fill():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            np.full(2**22, 1.0)
+            found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+        found, process = [], psutil.Process()
+        keep_freed(2**26)
+        at_first = process.memory_info().rss
+        for _ in range(2):
+            thread = threading.Thread(target=fill)
+            thread.start()
+            thread.join()
+        kept = process.memory_info().rss - at_first
+        give_back_freed()
+        left = process.memory_info().rss - at_first
+        np.full(2**24, 1.0)
+        print(*found, kept, left, process.memory_info().rss - at_first)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True)
+    first, second, kept, left, after_a_larger_one = map(int, done.stdout.split())
+    assert second < first / 2
+    assert kept > 0.9 * 2**25 > 2 * left
+    assert after_a_larger_one < 2**26
