@@ -359,14 +359,19 @@ class Placement:
         return (worker.load_s / slots if busy >= slots else 0.0), busy / slots
 
     def _next(self, worker: WorkerRecord, parked: list[Entry], *, common: bool = True) -> TaskRecord | None:
-        """The best task for a worker, taken out of its queue or the common one; those that lack a resource are parked."""
+        """
+        The best task for a worker, taken out of its queue or the common one; those that lack a resource are parked.
+
+        Where memory is short, a task that has inputs there, which it may free, comes before one that has none.
+        """
         while True:
             own, other = self._head(worker.ready), self._head(self.queue) if common else None
             if own is None:
                 self.backlogged.pop(worker, None)
                 if other is None:
                     return None
-            source = worker.ready if other is None or (own is not None and own < other) else self.queue
+            first = own is not None and (other is None or own < other or (worker.pressure > 0 and _frees(own, other)))
+            source = worker.ready if first else self.queue
             entry = heappop(source)
             if _resources_free(entry[2], worker):
                 return entry[2]
@@ -448,6 +453,11 @@ class Placement:
                 self.suspects[task] = None  # a gang has taken the worker meanwhile, or tasks that wait keep its resources
             del self.draining[worker]
             self.maybe_room[worker] = None
+
+
+def _frees(own: Entry, other: Entry) -> bool:
+    """Whether one task uses results, the other none, and neither was given priority, as what a task submits is."""
+    return own[0][0] == other[0][0] and bool(own[2].deps) and not other[2].deps
 
 
 def _restricted(task: TaskRecord) -> bool:

@@ -75,7 +75,7 @@ function draw(state) {
   const workers = [...state.workers].sort((a, b) => a.name.localeCompare(b.name, "en", { numeric: true }));
   fill("workers", workers.map((w) => cells(
     w.name, w.host,
-    meter(w.executing / w.nthreads, `${Math.min(w.executing, w.nthreads)} of ${w.nthreads}`),
+    meter(w.executing / w.nthreads, `${Math.min(w.executing, w.nthreads)} of ${w.nthreads}${w.paused ? ", paused" : ""}`),
     String(Math.max(0, w.assigned - w.nthreads)),
     meter(w.cpu_percent / 100 / w.nthreads, `${Math.round(w.cpu_percent)} %`),
     meter(w.memory_limit_bytes ? w.memory_bytes / w.memory_limit_bytes : 0,

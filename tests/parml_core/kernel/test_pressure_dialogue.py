@@ -82,6 +82,33 @@ def test_workers_that_are_all_paused_get_one_task_at_a_time(dialogue, task, n_wo
     assert n_done == 8
 
 
+def test_paused_worker_uses_what_it_holds_before_it_reads_more(dialogue, task):
+    """Though what reads more was submitted first."""
+    d = dialogue()
+    d.worker("w0")
+    d.says("w0", PAUSED)
+    d.submits("c", *(task(f"read-{i}") for i in range(4)), *(task(f"use-{i}", f"read-{i}") for i in range(4)))
+    for i in range(2):
+        for key in (f"read-{i}", f"use-{i}"):
+            assert d.running("w0") == [key]
+            d.finishes("w0", key)
+    d.finishes("w0", "read-2")
+    assert d.running("w0") == ["use-2"]
+
+
+def test_paused_worker_runs_what_has_priority_first(dialogue, task):
+    """What a task submits has it: it may be what that one waits for."""
+    d = dialogue()
+    d.worker("w0")
+    d.says("w0", PAUSED)
+    urgent = task("urgent", hints=Hints(priority=1))
+    d.submits("c", task("read"), task("use", "read"))
+    d.submits("c", urgent)
+    d.finishes("w0", d.running("w0")[0])
+    d.finishes("w0", d.running("w0")[0])
+    assert d.state("urgent") == "memory" and d.running("w0") == ["use"]
+
+
 def test_paused_worker_whose_task_waits_for_others_gets_another(dialogue, task):
     """It may be what that one waits for."""
     d = dialogue()
