@@ -1,11 +1,12 @@
 """
-joblib's backends beside parml's, two processes of one thread each, in one run.
+joblib's backends beside parml's, two jobs at a time, in one run.
 
 Five programs that use joblib: 20,000 calls that do nothing; 2,000 calls of about 2 ms in numpy; a random forest on 20,000 × 30;
 scikit-learn's own grid search over 48 candidates × 5 folds on digits; a cross-validation on an array of 200 MiB. Each runs with
-each backend in a process of its own: once on a little, uncounted, so that workers are up and have imported what they need,
-and then as a whole. Memory is what all processes occupy at most during that beyond what they did before it, looked at in a
-round of its own. Variants take turns, round after round, each round in another order. Medians, and their ratios to loky's.
+each backend in a process of its own, twice: *first* with all that the backend does to be there (its import, processes, their
+imports), as in a script; *again* once more, warm. Memory is what all processes occupy at most beyond what the caller did before
+the first, looked at in a round of its own. Variants take turns, round after round, each round in another order. Medians, and
+their ratios to loky's. `parml` has no Client, `parml-client` a LocalCluster of two workers and its Client.
 
     python benchmarks/joblib_backends.py [--rounds 3] [--only parml,loky] [--programs calls,forest] [--json FILE]
 """
@@ -13,6 +14,7 @@ round of its own. Variants take turns, round after round, each round in another 
 from __future__ import annotations
 
 import argparse
+import compileall
 import contextlib
 import json
 import logging
@@ -35,10 +37,11 @@ sys.path.insert(0, str(ROOT / "examples"))
 from measure import Report, run_watched, say  # noqa: E402
 
 N_JOBS = 2
+TURNS = ("first", "again")
 SETTLE_S = 0.6  # several looks at the memory before it counts
 
 
-# --- programs: each gives what is run on a little, and as a whole ------------------------------------------------------
+# --- programs: each imports and makes what it needs, and gives what is measured ------------------------------------------
 
 
 def nothing(i: int) -> int:
@@ -46,7 +49,7 @@ def nothing(i: int) -> int:
 
 
 def sort(seed: int) -> float:
-    values = np.random.default_rng(seed).random(25_000)
+    values = np.random.default_rng(seed).random(150_000)
     return float(np.sort(values)[100])
 
 
@@ -88,13 +91,12 @@ def validation(mebibytes: int) -> Any:
     return lambda: cross_val_score(Ridge(), X, y, cv=8, n_jobs=N_JOBS)
 
 
-Program = tuple[Callable[[], Any], Callable[[], Any]]
-PROGRAMS: dict[str, Callable[[], Program]] = {
-    "calls": lambda: (lambda: calls(200), lambda: calls(20_000)),
-    "sorts": lambda: (lambda: sorts(20), lambda: sorts(2000)),
-    "forest": lambda: (forest(4), forest(100)),
-    "grid": lambda: (grid(1), grid(8)),
-    "validation": lambda: (validation(2), validation(200)),
+PROGRAMS: dict[str, Callable[[], Callable[[], Any]]] = {
+    "calls": lambda: lambda: calls(20_000),
+    "sorts": lambda: lambda: sorts(2000),
+    "forest": lambda: forest(100),
+    "grid": lambda: grid(8),
+    "validation": lambda: validation(200),
 }
 
 
@@ -103,6 +105,14 @@ PROGRAMS: dict[str, Callable[[], Program]] = {
 
 @contextlib.contextmanager
 def on_parml() -> Iterator[None]:
+    import parml  # noqa: F401  registers the backend
+
+    with joblib.parallel_config("parml"):
+        yield
+
+
+@contextlib.contextmanager
+def on_client() -> Iterator[None]:
     import parml  # noqa: F401  registers the backend
     from parml_core.client import Client, LocalCluster
 
@@ -138,48 +148,68 @@ BACKENDS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "loky": lambda: joblib.parallel_config("loky"),
     "threading": lambda: joblib.parallel_config("threading"),
     "parml": on_parml,
+    "parml-client": on_client,
     "dask": on_dask,
     "ray": on_ray,
 }
 
 
 def run(backend: str, program: str) -> None:
-    little, whole = PROGRAMS[program]()
-    with BACKENDS[backend](), warnings.catch_warnings(action="ignore"):
-        little()
-        say(step="ready")
-        time.sleep(SETTLE_S)
-        say(step="work")
-        began = time.perf_counter()
-        whole()
-        say(seconds=time.perf_counter() - began, step="done")
+    whole = PROGRAMS[program]()
+    say(step="ready")
+    time.sleep(SETTLE_S)
+    with warnings.catch_warnings(action="ignore"), contextlib.ExitStack() as running:
+        for turn in TURNS:
+            say(step=turn)
+            began = time.perf_counter()
+            if turn == "first":
+                running.enter_context(BACKENDS[backend]())
+            whole()
+            say(**{turn: time.perf_counter() - began})
+        say(step="done")
 
 
 # --- measuring and telling ---------------------------------------------------------------------------------------------
 
 
-def measure(backends: list[str], programs: list[str], rounds: int) -> dict[str, dict[str, list[Report]]]:
-    """Of each program and backend a report of every round that succeeded, and one more of a round for memory alone."""
-    reports: dict[str, dict[str, list[Report]]] = {program: {name: [] for name in backends} for program in programs}
-    for program in programs:
-        for turn in range(rounds + 1):
-            for_memory = turn == rounds
-            for name in backends[turn % len(backends) :] + backends[: turn % len(backends)]:
-                print(f"{program}, {'memory' if for_memory else f'round {turn + 1} of {rounds}'}: {name}", file=sys.stderr)
-                command = [sys.executable, __file__, "--variant", f"{name}/{program}"]
-                report = run_watched(command, lambda step: None, memory=for_memory)
-                if report.returncode:
-                    print(f"{name} ended with {report.returncode}:\n{report.error_text[-2000:]}", file=sys.stderr)
-                else:
-                    reports[program][name].append(report)
+def measure(backends: list[str], program: str, rounds: int) -> dict[str, list[Report]]:
+    """Of each backend a report of every round that succeeded, and one more of a round for memory alone."""
+    reports: dict[str, list[Report]] = {name: [] for name in backends}
+    for turn in range(rounds + 1):
+        for_memory = turn == rounds
+        for name in backends[turn % len(backends) :] + backends[: turn % len(backends)]:
+            print(f"{program}, {'memory' if for_memory else f'round {turn + 1} of {rounds}'}: {name}", file=sys.stderr)
+            command = [sys.executable, __file__, "--variant", f"{name}/{program}"]
+            report = run_watched(command, lambda step: None, memory=for_memory)
+            if report.returncode:
+                print(f"{name} ended with {report.returncode}:\n{report.error_text[-2000:]}", file=sys.stderr)
+            else:
+                reports[name].append(report)
     return reports
 
 
-def row_of(reports: list[Report]) -> tuple[float, float]:
-    """Median seconds, and MiB beyond those before."""
+def row_of(reports: list[Report]) -> dict[str, dict[str, float]]:
+    """Of each turn the median seconds, and MiB beyond those before the first."""
     *timed, watched = reports
-    extra = watched.step_bytes.get("work", (0, 0))[1] - watched.step_bytes["ready"][0]
-    return statistics.median(report.values["seconds"] for report in timed), max(extra, 0) / 2**20
+    row = {}
+    for turn in TURNS:
+        extra = watched.step_bytes.get(turn, (0, 0))[1] - watched.step_bytes["ready"][0]
+        row[turn] = {
+            "seconds": statistics.median(report.values[turn] for report in timed),
+            "extra_mebibytes": max(extra, 0) / 2**20,
+        }
+    return row
+
+
+def table_of(program: str, rows: dict[str, dict[str, dict[str, float]]]) -> str:
+    lines = [f"{program:<14}" + "".join(f"{turn + ', s':>12}{'÷ loky':>9}{'extra MiB':>12}" for turn in TURNS)]
+    for name, row in rows.items():
+        figures = ""
+        for turn, figure in row.items():
+            ratio = f"{figure['seconds'] / rows['loky'][turn]['seconds']:.2f}" if "loky" in rows else "–"
+            figures += f"{figure['seconds']:>12.3f}{ratio:>9}{figure['extra_mebibytes']:>12.0f}"
+        lines.append(f"{name:<14}{figures}")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -197,13 +227,14 @@ def main() -> None:
     unknown = sorted({*backends, *programs} - {*BACKENDS, *PROGRAMS})
     if unknown:
         parser.error(f"expected backends among {', '.join(BACKENDS)} and programs among {', '.join(PROGRAMS)}, found {unknown}")
-    told: dict[str, dict[str, tuple[float, float]]] = {}
-    for program, of in measure(backends, programs, options.rounds).items():
-        told[program] = {name: row_of(reports) for name, reports in of.items() if len(reports) == options.rounds + 1}
-        base = told[program].get("loky")
-        print(f"\n{program:<14}{'seconds':>10}{'÷ loky':>9}{'extra MiB':>12}   medians of {options.rounds} rounds")
-        for name, (seconds, extra) in told[program].items():
-            print(f"{name:<14}{seconds:>10.3f}{f'{seconds / base[0]:.2f}' if base else '–':>9}{extra:>12.0f}")
+    for package in ("parml", "parml_core"):  # as installing it does
+        compileall.compile_dir(ROOT / package, quiet=1)
+    told = {}
+    print(f"medians of {options.rounds} rounds")
+    for program in programs:
+        reports = measure(backends, program, options.rounds)
+        told[program] = {name: row_of(of) for name, of in reports.items() if len(of) == options.rounds + 1}
+        print(f"\n{table_of(program, told[program])}", flush=True)
     if options.json:
         options.json.write_text(json.dumps(told, indent=2) + "\n")
 

@@ -3,7 +3,7 @@ A search beside scikit-learn's with loky (and dask-ml's, where it is installed),
 
 *pipeline*: 2 settings of an expensive transformer × 12 of the model × 3 folds, with the number of its fits. *xgboost* (and
 *lightgbm*, *forest*): four values of n_estimators × max_depth × learning_rate. *digits*: parml's searches that stop models
-early, beside all models trained to the end. Every system starts once and idles while the others are measured; they take turns,
+early, beside all models trained to the end, each round with other settings and another split. Every system starts once and idles while the others are measured; they take turns,
 round after round, each round in another order. Medians over the rounds, and their ratios. All systems' scores must be equal.
 
     python benchmarks/search.py [--rounds 3] [--rows 4000] [--grids pipeline,xgboost] [--only parml,loky] [--json FILE]
@@ -216,22 +216,25 @@ def stopping_early(engine: Any, rounds: int) -> dict[str, Any]:
         "learning_rate": ["constant", "adaptive", "optimal"],
         "penalty": ["l2", "l1", "elasticnet"],
     }
-    how: dict[str, Any] = {"max_iter": 40, "random_state": 0, "test_size": 0.5, "client": engine}
+    how: dict[str, Any] = {"max_iter": 40, "test_size": 0.5, "client": engine}
     searches = {
         WHOLE: IncrementalSearchCV(model, space, 49, **how),
         "IncrementalSearchCV": IncrementalSearchCV(model, space, 49, 1.0, **how),
         "HyperbandSearchCV": HyperbandSearchCV(model, space, **how),
     }
-    found: dict[str, Any] = {name: {"seconds_rounds": []} for name in searches}
+    found: dict[str, Any] = {name: {"seconds_rounds": [], "score_rounds": []} for name in searches}
     for turn in range(rounds):
         for name, search in searches.items():
             print(f"round {turn + 1} of {rounds}: digits, {name}", file=sys.stderr)
             began = time.perf_counter()
-            search.fit(X, y)
+            search.set_params(random_state=turn).fit(X, y)
             found[name]["seconds_rounds"].append(time.perf_counter() - began)
-            found[name] |= {"score": float(search.best_score_), "calls": search.metadata_["partial_fit_calls"]}
+            found[name]["score_rounds"].append(float(search.best_score_))
+            found[name]["calls"] = search.metadata_["partial_fit_calls"]
     for row in found.values():
-        row["seconds"] = statistics.median(row["seconds_rounds"])
+        shares = [score / whole for score, whole in zip(row["score_rounds"], found[WHOLE]["score_rounds"], strict=True)]
+        row["score_share"], row["worst_score_share"] = statistics.median(shares), min(shares)
+        row["score"], row["seconds"] = statistics.median(row["score_rounds"]), statistics.median(row["seconds_rounds"])
     return found
 
 
@@ -280,7 +283,8 @@ def table_of(results: dict[str, Any]) -> str:
     lines += ["fits of the transformer: " + ", ".join(counts)] if counts else []
     for name, row in results["digits"].items():
         calls = f"{row['calls']:>6} calls ({row['calls'] / results['digits'][WHOLE]['calls']:.0%})"
-        lines.append(f"digits, {name:<20}{calls:>20}   score {row['score']:.4f}{row['seconds']:>8.2f} s")
+        share = f"{row['score_share']:.4f} of the whole search's, {row['worst_score_share']:.4f} at worst"
+        lines.append(f"digits, {name:<20}{calls:>20}   score {row['score']:.4f} ({share}){row['seconds']:>8.2f} s")
     lines += [f"{name}: not measured, {why}" for name, why in results["absent"].items()]
     return "\n".join(lines)
 

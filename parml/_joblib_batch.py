@@ -34,6 +34,10 @@ READ_ONLY_NOTE = (
 # --- where the call is made ----------------------------------------------------------------------------------------------
 
 
+class PicklingError(SerializationError, pickle.PicklingError):
+    """A function or argument of a joblib call that cannot be pickled, under the name that loky's callers look for, too."""
+
+
 class Packed:
     """
     A pickled batch.
@@ -62,8 +66,8 @@ def pack(batch: Callable[[], Any], *, share_from_bytes: float = SHARED_FROM_BYTE
 
     Raises
     ------
-    SerializationError
-        Names the function or argument that cannot be pickled.
+    PicklingError
+        A SerializationError that names the function or argument that cannot be pickled.
 
     Examples
     --------
@@ -76,7 +80,7 @@ def pack(batch: Callable[[], Any], *, share_from_bytes: float = SHARED_FROM_BYTE
     try:
         pickler.dump(batch)
     except Exception as exc:
-        raise SerializationError(
+        raise PicklingError(
             f"expected functions and arguments that can be pickled, found {_culprit(batch)}: {type(exc).__name__}: {exc}; "
             "pass what it is made from, and make it inside the function"
         ) from exc

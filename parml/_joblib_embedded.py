@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+from importlib import import_module
 from typing import Any
 
 from parml_core.engine.base import Engine
@@ -39,10 +40,13 @@ def close_embedded() -> None:
 
 
 def _start() -> tuple[Any, Any]:
-    from parml_core.client import Client, LocalCluster
+    from parml_core.client import LocalCluster
 
+    threading.Thread(target=import_module, args=("parml_core.client.client",), daemon=True).start()  # while it starts
     cluster = LocalCluster(dashboard_port=None)
     try:
+        from parml_core.client import Client
+
         client = Client(cluster, set_default=False)  # nobody's choice: collections go on using threads
     except BaseException:
         cluster.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import pickle
 import sys
 import threading
 import time
@@ -419,8 +420,9 @@ def test_unpicklable_function_raises_serialization_error(engine: Watching) -> No
             return i
 
     with use(engine):
-        with pytest.raises(SerializationError, match=r"the function .*locked"):
+        with pytest.raises(SerializationError, match=r"the function .*locked") as caught:
             Parallel(backend="parml")(delayed(locked)(i) for i in range(4))
+        assert isinstance(caught.value, pickle.PicklingError)  # as it is with loky
         assert Parallel(backend="parml")(delayed(square)(i) for i in range(60)) == SQUARES
 
 
