@@ -19,7 +19,9 @@ from parml.dataframe.io import write  # noqa: F401  gives DataFrame its to_csv, 
 from parml.dataframe.io.convert import from_array, from_arrow, from_dask, from_delayed, from_dict, from_map, from_polars
 from parml.dataframe.io.csv import read_csv
 from parml.dataframe.io.feather import read_feather
+from parml.dataframe.io.json import read_json
 from parml.dataframe.io.parquet import read_parquet
+from parml.dataframe.io.sql import read_sql
 from parml.dataframe.memory import from_pandas
 from parml.dataframe.merge import concat, merge
 from parml.dataframe.series import Scalar, Series
@@ -45,5 +47,7 @@ __all__ = [
     "persist",
     "read_csv",
     "read_feather",
+    "read_json",
     "read_parquet",
+    "read_sql",
 ]
