@@ -14,7 +14,7 @@ from parml.dataframe.base import Frame
 from parml.dataframe.frame import DataFrame, MissingColumn
 from parml.dataframe.io.files import parse_nbytes
 from parml.dataframe.plan import Columns, Source
-from parml.dataframe.plan_across import numbered
+from parml.dataframe.plan_across import labelled
 from parml.delayed import delayed
 from parml_core.errors import InputError, NotSupported
 from parml_core.hashing import tokenize
@@ -128,7 +128,7 @@ def to_sql(
         The number of rows.
     """
     database = Database(_url(con))
-    node = numbered(self._node, always=True) if index else self._node
+    node = labelled(self._node) if index else self._node
     table = SqlTable(database, name, schema, index, index_label, dtype, f"parml_{tokenize(node.token, name, schema)[:12]}")
     table.create(node.meta, if_exists)
     written: Any = 0
