@@ -13,7 +13,7 @@ import pandas as pd
 from parml.dataframe import reductions, steps
 from parml.dataframe.across import AcrossRows
 from parml.dataframe.base import Frame, aligned, beside_labels, elementwise
-from parml.dataframe.groupby import Groups
+from parml.dataframe.groups import Groups
 from parml.dataframe.merge import Joins
 from parml.dataframe.operators import BINARY_METHODS, ROWWISE_METHODS, install_methods, install_operators
 from parml.dataframe.plan import Assign, Filter, Node, Project, Rename

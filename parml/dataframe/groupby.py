@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from parml.dataframe.base import Frame, aligned
+from parml.dataframe.base import Frame
 from parml.dataframe.groupby_steps import (
     KEPT,
     VALUE,
@@ -22,7 +22,7 @@ from parml.dataframe.groupby_steps import (
 )
 from parml.dataframe.keys import Keys, Order
 from parml.dataframe.meta import as_meta, learned, sample_of
-from parml.dataframe.plan import Assign, Blockwise, Input, Node, Project, Rows
+from parml.dataframe.plan import Blockwise, Node, Project, Rows
 from parml.dataframe.plan_across import labelled
 from parml.dataframe.plan_shuffle import (
     Gather,
@@ -35,7 +35,7 @@ from parml.dataframe.plan_shuffle import (
     taken_home,
     with_home,
 )
-from parml_core.errors import InputError, NotSupported
+from parml_core.errors import InputError
 
 # Methods of pandas' group-by that return one or more rows for each group, and need all rows of a group.
 OF_GROUPS = (
@@ -49,7 +49,6 @@ OF_ROWS = (
 SOME_ROWS = ("head", "tail", "nth")
 _LOOK_AT_LABELS = frozenset({"idxmin", "idxmax", "apply", "agg"})
 PARTITIONS_PER_TARGET = 8
-_KEY = "__parml_key_{}__"
 
 
 class GroupBy:
@@ -381,103 +380,3 @@ def _method(name: str) -> Callable[..., Any]:
 
 for _name in (*(name for name in KEPT if name != "size"), *OF_GROUPS, *OF_ROWS, *SOME_ROWS):
     setattr(GroupBy, _name, _method(_name))
-
-
-# ------------------------------------------------------------------------------------------------------------ from frames
-
-
-class Groups:
-    """`groupby`, for frames and series."""
-
-    _node: Node
-
-    def groupby(
-        self,
-        by: Any = None,
-        *,
-        level: Any = None,
-        as_index: bool = True,
-        sort: bool = True,
-        group_keys: bool = True,
-        observed: bool = True,
-        dropna: bool = True,
-        shuffle: bool | int | None = None,
-    ) -> GroupBy:
-        """
-        Rows in groups of equal keys.
-
-        Parameters
-        ----------
-        by : column, series with the same partitions, or list of those
-        level : int, str or list of those, optional
-            Levels of the labels, in the place of `by`.
-        as_index, sort, group_keys, observed, dropna : bool
-            As in pandas.
-        shuffle : bool or int, optional
-            Into how many partitions the groups of an aggregation go: True, as many as the frame has; False, one. Default:
-            one for each 8 partitions of the frame; one where all keys are categories or truth values.
-
-        Examples
-        --------
-        >>> import pandas as pd, parml.dataframe as pdf
-        >>> frame = pdf.from_pandas(pd.DataFrame({"k": [1, 2, 1], "x": [1.0, 2.0, 4.0]}), npartitions=2)
-        >>> frame.groupby("k").x.mean().compute().tolist()
-        [2.5, 2.0]
-        """
-        node = self._node
-        series = isinstance(node.meta, pd.Series)
-        selection = node.meta.name if series else None
-        if level is not None:
-            if by is not None:
-                raise InputError("expected by or level, found both; give one")
-            node = labelled(node)
-            by = [_level(node, one) for one in (level if isinstance(level, list) else [level])]
-            single = not isinstance(level, list)
-        else:
-            single = not isinstance(by, list)
-        given = by if isinstance(by, list) else [by]
-        if series:
-            node = Blockwise("to_frame", partial(_to_frame), (node,))
-        columns, names = [], []
-        for place, key in enumerate(given):
-            if isinstance(key, Frame) and isinstance(key._meta, pd.Series):
-                column = _column_of(node, key._node) or _KEY.format(place)
-                if column not in node.meta.columns:
-                    aligned([node, key._node])
-                    node = Assign(node, column, key._node)
-                names.append(key._meta.name)
-            elif not series and pd.api.types.is_hashable(key) and not callable(key) and key in node.meta.columns:
-                if isinstance(node.meta[key], pd.DataFrame):
-                    raise InputError(f"expected one column {key!r} to group by, found several of that name; rename them")
-                column = key
-                names.append(key)
-            elif pd.api.types.is_scalar(key) and key is not None:
-                raise KeyError(f"expected columns to group by, found {key!r}; the columns are {list(node.meta.columns)}")
-            else:
-                raise NotSupported(
-                    f"expected columns or series to group by, found {type(key).__name__}; make it a column of the frame first"
-                )
-            columns.append(column)
-        grouping = Grouping(tuple(columns), tuple(names), single, sort, dropna, observed, as_index, group_keys)
-        if not as_index and series:
-            raise TypeError("as_index=False only valid with DataFrame")
-        return GroupBy(node, grouping, series, selection, shuffle)
-
-
-def _column_of(node: Node, key: Node) -> Any:
-    """The column that a series is, where it is one of the frame."""
-    return key.columns if isinstance(key, Project) and key.inputs[0] == node else None
-
-
-def _to_frame(series: pd.Series) -> pd.DataFrame:
-    return series.to_frame(VALUE)
-
-
-def _level(node: Node, level: Any) -> Any:
-    """A level of the labels as a series."""
-    return Frame._of(Blockwise("level", _level_values, (node,), (Input(0), level)))
-
-
-def _level_values(frame: Any, level: Any) -> pd.Series:
-    values = frame.index.get_level_values(level)
-    return pd.Series(values, index=frame.index, name=values.name)

@@ -14,7 +14,7 @@ from parml.dataframe import reductions, steps
 from parml.dataframe.across import AcrossRows
 from parml.dataframe.base import Frame, aligned, beside_labels, elementwise
 from parml.dataframe.frame import checked_category
-from parml.dataframe.groupby import Groups
+from parml.dataframe.groups import Groups
 from parml.dataframe.meta import as_meta, learned
 from parml.dataframe.operators import BINARY_METHODS, ROWWISE_METHODS, Accessor, install_methods, install_operators
 from parml.dataframe.plan import Blockwise, Filter, Input

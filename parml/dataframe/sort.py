@@ -5,24 +5,31 @@ from __future__ import annotations
 import itertools
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from parml.dataframe import steps
 from parml.dataframe.base import Frame
+from parml.dataframe.groupby_steps import VALUE
 from parml.dataframe.keys import Keys, Order
 from parml.dataframe.plan import Blockwise, CountRows, Input, Node, Numbers, Project, Rows
 from parml.dataframe.plan_across import Reduce, Select, labelled
 from parml.dataframe.plan_labels import BetweenLabels, ResetIndex, SetIndex, TakePlaces, divisions_of, in_order
-from parml.dataframe.plan_shuffle import Gather, hashed, place_of, sorted_rows, taken_home, with_home
+from parml.dataframe.plan_shuffle import Gather, hashed, sorted_rows, taken_home, with_home
 from parml.dataframe.reductions import Counts
+from parml.dataframe.sort_steps import (
+    Extremes,
+    MostFrequent,
+    Picks,
+    distinct,
+    first_of_each,
+    places_of_first,
+    starts_and_end,
+    unique,
+)
 from parml_core.errors import InputError, NotSupported
-
-VALUE = "__parml_value__"
 
 
 class Sorts:
@@ -68,9 +75,9 @@ class Sorts:
         width = compared.meta.shape[1]
         homes = with_home(compared)
         if keep:
-            homes = Blockwise("drop_duplicates", _first_of_each, (homes,), (Input(0), width, keep))
+            homes = Blockwise("drop_duplicates", first_of_each, (homes,), (Input(0), width, keep))
         moved = hashed(homes, list(range(width)), node.npartitions)
-        kept = Blockwise("drop_duplicates", _places_of_first, (moved,), (Input(0), width, keep))
+        kept = Blockwise("drop_duplicates", places_of_first, (moved,), (Input(0), width, keep))
         places = taken_home(kept, node, pd.Series([], dtype="int64"), all_rows=False)
         result = TakePlaces(node, places)
         return Frame._of(ResetIndex(result, True, {}) if ignore_index else result)
@@ -249,7 +256,7 @@ class SortsSeries(Sorts):
     def unique(self) -> Any:
         """The values that occur, each once, in the order in which they first appear: an array."""
         some = Blockwise("unique", partial(steps.call_method, "drop_duplicates"), (self._node,))
-        return Frame._of(Reduce("unique", some, _distinct, _unique, self._node.meta.unique()))
+        return Frame._of(Reduce("unique", some, distinct, unique, self._node.meta.unique()))
 
     def mode(self, dropna: bool = True) -> Any:
         """The values that occur most often, in order."""
@@ -270,7 +277,7 @@ class SortsSeries(Sorts):
         meta = node.meta.quantile(q, interpolation)  # mistakes show here
         there = Blockwise("dropna", partial(steps.call_method, "dropna"), (node,), rows=Rows(f"dropna {node.token}"))
         rows = sorted_rows(_as_frame(there), Order(Keys((VALUE,))))
-        starts = Reduce("starts", CountRows(rows), steps.listed, _starts_and_end, [0, 0])
+        starts = Reduce("starts", CountRows(rows), steps.listed, starts_and_end, [0, 0])
         pick = Picks(q, interpolation, node.meta)
         picked = Blockwise("quantile", pick.chunk, (rows, starts, Numbers(rows.npartitions)), meta={})
         return Frame._of(Reduce("quantile", picked, pick.combine, pick.finish, meta))
@@ -345,90 +352,3 @@ def _extremes(node: Node, method: str, n: int, **kwargs: Any) -> Any:
     step = Extremes(method, n, kwargs)
     chunk = Blockwise(method, step.chunk, (labelled(node),))
     return Frame._of(Gather(method, chunk, step.combine, step.combine, node.meta))
-
-
-@dataclass(frozen=True)
-class Extremes:
-    """The largest or smallest rows of a partition, and of those of several."""
-
-    method: str
-    n: int
-    kwargs: dict[str, Any]
-
-    def chunk(self, rows: Any) -> Any:
-        return getattr(rows, self.method)(self.n, **self.kwargs)
-
-    def combine(self, parts: list[Any]) -> Any:
-        return self.chunk(steps.concat(parts))
-
-
-def _distinct(parts: list[pd.Series]) -> pd.Series:
-    return steps.concat(parts).drop_duplicates()  # type: ignore[no-any-return]
-
-
-def _unique(parts: list[pd.Series]) -> Any:
-    return steps.concat(parts).unique()
-
-
-@dataclass(frozen=True)
-class MostFrequent:
-    """The values that occur most often."""
-
-    counts: Counts
-    dropna: bool
-
-    def __call__(self, partials: list[pd.Series]) -> pd.Series:
-        counts = self.counts.combine(partials)
-        values = counts.index[(counts > 0) & (counts == counts.max())] if len(counts) else counts.index
-        return pd.Series(values, dtype=self.counts.meta.dtype, name=self.counts.meta.name).mode(self.dropna)
-
-
-def _starts_and_end(counts: list[Any]) -> list[int]:
-    return [0, *np.cumsum(steps.listed(counts)).tolist()]
-
-
-@dataclass(frozen=True)
-class Picks:
-    """The values at the places that quantiles lie between."""
-
-    q: Any
-    interpolation: str
-    meta: pd.Series
-
-    def _places(self, n_rows: int) -> list[tuple[int, float]]:
-        places = [max(n_rows - 1, 0) * float(q) for q in np.atleast_1d(self.q)]
-        return [(int(place), place - int(place)) for place in places]
-
-    def chunk(self, rows: pd.DataFrame, starts: list[int], partition: int) -> dict[int, pd.Series]:
-        start = starts[partition]
-        wanted = {place + more for place, _ in self._places(starts[-1]) for more in (0, 1)} | {starts[-1] - 1}
-        values = {
-            place: rows[VALUE].iloc[place - start : place - start + 1] for place in wanted if start <= place < start + len(rows)
-        }
-        return {-1: starts[-1], **values}
-
-    def combine(self, parts: list[dict[int, Any]]) -> dict[int, Any]:
-        return {place: value for part in parts for place, value in part.items()}
-
-    def finish(self, parts: list[dict[int, Any]]) -> Any:
-        values = self.combine(parts)
-        n_rows = values[-1]
-        if not n_rows:
-            return self.meta.quantile(self.q, self.interpolation)
-        results = []
-        for place, share in self._places(n_rows):
-            pair = pd.concat([values[place], values[min(place + 1, n_rows - 1)]])
-            results.append(pair.quantile(share, self.interpolation))
-        if not isinstance(self.q, list | tuple | np.ndarray):
-            return results[0]
-        index = pd.Index(self.q, dtype="float64")
-        return pd.Series(results, index=index, name=self.meta.name, dtype=self.meta.iloc[:0].quantile([0.5]).dtype)
-
-
-def _first_of_each(numbered_rows: pd.DataFrame, width: int, keep: Any) -> pd.DataFrame:
-    return numbered_rows[~numbered_rows.iloc[:, :width].duplicated(keep=keep)]
-
-
-def _places_of_first(numbered_rows: pd.DataFrame, width: int, keep: Any) -> pd.DataFrame:
-    home = _first_of_each(numbered_rows, width, keep).iloc[:, -1]
-    return pd.DataFrame({0: place_of(home), 1: home})
