@@ -2,9 +2,10 @@
 A search beside scikit-learn's with loky (and dask-ml's, where it is installed), two processes each, in one run.
 
 *pipeline*: 2 settings of an expensive transformer × 12 of the model × 3 folds, with the number of its fits. *xgboost* (and
-*lightgbm*, *forest*): four values of n_estimators × max_depth × learning_rate. *digits*: parml's searches that stop models
-early, beside all models trained to the end, each round with other settings and another split. Every system starts once and idles while the others are measured; they take turns,
-round after round, each round in another order. Medians over the rounds, and their ratios. All systems' scores must be equal.
+*lightgbm*, *forest*): four values of n_estimators × max_depth × learning_rate.
+*digits*: parml's searches that stop models early, beside all models trained to the end, each round with other settings and
+another split. Every system starts once and idles while the others are measured; they take turns, round after round, each
+round in another order. Medians over the rounds, and their ratios. All systems' scores must be equal.
 
     python benchmarks/search.py [--rounds 3] [--rows 4000] [--grids pipeline,xgboost] [--only parml,loky] [--json FILE]
 """

@@ -66,6 +66,9 @@ __all__ = ["ParmlBackend", "register"]
 DEEPEST_LEVEL = 2
 """Nested calls below this level (the outermost is 0) are loops: each level holds a thread for every call that waits."""
 
+MOST_GROWTH = 64
+"""A batch has at most so many times the calls of the one before: calls differ."""
+
 SHORT_BATCH_S = 0.2
 """Batches that take less are sent ahead, so that no slot waits for the next one to travel, which takes about 2 ms."""
 
@@ -270,9 +273,10 @@ class ParmlBackend(AutoBatchingMixin, ParallelBackendBase):
         return results
 
     def compute_batch_size(self) -> int:
-        """How many calls the next batch gets. Far from the aim it grows eightfold, where joblib doubles it."""
+        """How many calls the next batch gets. Far below the aim it grows to half of that at once, where joblib doubles it."""
         if 0 < self._smoothed_batch_duration < self.MIN_IDEAL_BATCH_DURATION / 16:
-            self._effective_batch_size *= 8
+            half_way = self.MIN_IDEAL_BATCH_DURATION / 2 / self._smoothed_batch_duration
+            self._effective_batch_size *= int(min(half_way, MOST_GROWTH))
             self._smoothed_batch_duration = self._DEFAULT_SMOOTHED_BATCH_DURATION
             return self._effective_batch_size
         return super().compute_batch_size()
