@@ -249,8 +249,7 @@ def run_batch(
     start = time.perf_counter()
     try:
         with capped_threads(inner_threads):
-            batch = _Unpickler(io.BytesIO(data), shared, private).load()
-            results = batch()
+            results = _Unpickler(io.BytesIO(data), shared, private).read()()
     except (ValueError, TypeError, BufferError) as exc:
         if shared and "read-only" in str(exc):
             exc.add_note(READ_ONLY_NOTE)
@@ -263,6 +262,12 @@ class _Unpickler(pickle.Unpickler):
         super().__init__(file)
         self._shared, self._private = shared, private
         self._seen: dict[int, Any] = {}
+
+    def read(self) -> Any:
+        try:
+            return self.load()
+        finally:
+            self.memo.clear()  # has _put_back, which has this: a cycle, in which the values would outlive the call
 
     def find_class(self, module: str, name: str) -> Any:
         return self._put_back if (module, name) == (__name__, left_out.__name__) else super().find_class(module, name)
