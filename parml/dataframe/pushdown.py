@@ -34,7 +34,8 @@ def known_lengths(node: Node) -> list[int] | None:
         lengths = known_lengths(node.inputs[0])
         return lengths and [lengths[index] for index in node.indices]
     if isinstance(node, Blockwise) and node.rowwise and not isinstance(node, Filter):
-        return next((known_lengths(below) for below in node.inputs if not below.broadcast), None)
+        found = [known_lengths(below) for below in node.inputs if not below.broadcast]
+        return found[0] if found and all(lengths == found[0] for lengths in found) else None
     return None
 
 

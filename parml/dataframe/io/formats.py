@@ -13,6 +13,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
+from parml.dataframe.io.arrow_tables import plain_type
+from parml.dataframe.io.files import same_names
 from parml_core.errors import InputError
 
 
@@ -137,6 +139,24 @@ class ParquetFormat(ArrowFormat):
     def read_table(self, file: Any) -> pa.Table:
         return pyarrow.parquet.ParquetFile(io.BytesIO(file.read())).read()
 
+    def check_fits(self, meta: pd.DataFrame, file: Any, path: str) -> None:
+        """
+        Check that rows like `meta` can stand beside those of a file.
+
+        Raises
+        ------
+        InputError
+            Columns or types differ, as far as they are known.
+        """
+        there, ours = pyarrow.parquet.read_schema(file), self.table(meta).schema
+        same_names(there.names, ours.names, path, "the frame")
+        for name in self.kinds:
+            if _as_stored(there.field(name).type) != _as_stored(ours.field(name).type):
+                raise InputError(
+                    f"expected column {name!r} to have the type that it has in {path} ({there.field(name).type}) to be added "
+                    f"there, found {ours.field(name).type}; convert it with astype, or write to another directory"
+                )
+
 
 Format = CsvFormat | JsonFormat | ArrowFormat
 
@@ -174,6 +194,12 @@ def joined(pieces: Iterable[Callable[[], Any]], file: Any) -> None:
     for piece in pieces:
         with piece() as opened:
             shutil.copyfileobj(opened, file, 1 << 20)
+
+
+def _as_stored(kind: Any) -> pa.DataType:
+    """Of types that differ in memory alone one."""
+    kind = plain_type(kind)
+    return pa.string() if pa.types.is_large_string(kind) else pa.binary() if pa.types.is_large_binary(kind) else kind
 
 
 def _wider(one: Any, other: Any) -> pa.DataType:

@@ -233,6 +233,9 @@ def to_parquet(
             f"expected no Parquet files in {folder}, found {len(there)}; pass overwrite=True to replace them, append=True to "
             "add to them, or another path"
         )
+    if append and there:
+        with files.open(posixpath.join(folder, there[0])) as file:
+            form.check_fits(self._meta.drop(columns=keys), file, there[0])
     start = (
         1 + max([int(found[1]) for name in there if (found := re.search(r"part-(\d+)-", name))], default=-1) if append else 0
     )

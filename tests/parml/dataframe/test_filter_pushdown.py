@@ -261,6 +261,14 @@ def test_another_frame_of_the_same_partitions_is_not_filtered_by_statistics() ->
     assert one[other.x > 5].x.compute(engine=ENGINE).tolist() == [0, 1, 2, 3, 4]
 
 
+def test_rows_that_are_matched_by_labels_are_counted_when_they_are() -> None:
+    """Labels that occur twice make more rows than either side has."""
+    whole = pd.DataFrame({"x": [1, 2, 3, 4]}, index=[0, 0, 1, 1])
+    frame = pdf.from_pandas(whole, npartitions=1)
+    for step in (lambda f: f.x + f[f.x > 1].x, lambda f: f[f.x > 1].x + f.x, lambda f: f.x + f.x):
+        assert len(step(frame)) == len(step(whole))
+
+
 def test_wrong_and_missing_statistics_lose_nothing(tmp_path: Path) -> None:
     """Not-a-number in floats, texts too long for statistics, row groups of nulls alone, and none written."""
     table = pa.table(

@@ -159,6 +159,10 @@ class TestArrow:
         other.to_parquet(tmp_path, overwrite=True, compression="zstd", engine=ENGINE)
         assert len(visible(tmp_path)) == 2
         pd.testing.assert_frame_equal(pd.read_parquet(tmp_path), WHOLE[5:])
+        with pytest.raises(InputError, match=r"columns of part-.*found in the frame none named 's'"):
+            other.drop(columns="s").to_parquet(tmp_path, append=True, engine=ENGINE)
+        with pytest.raises(InputError, match=r"'f' to have the type.*\(double\).*found float"):
+            other.astype({"f": "float32"}).to_parquet(tmp_path, append=True, engine=ENGINE)
         with pytest.raises(InputError, match="found both"):
             other.to_parquet(tmp_path, overwrite=True, append=True)
         with pytest.raises(KeyError, match="found 'zz'"):
