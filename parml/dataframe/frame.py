@@ -90,7 +90,7 @@ class DataFrame(SortsFrame, FrameRowwise, AcrossRows, Groups, Joins, of=pd.DataF
     def _rows_where(self, mask: Frame) -> Any:
         if isinstance(mask._meta, pd.DataFrame):
             return elementwise("where", operator.getitem, (self, mask))
-        if mask._meta.dtype not in (bool, object, "boolean"):
+        if mask._meta.dtype not in (bool, object, "boolean", "bool[pyarrow]"):
             raise InputError(f"expected truth values to choose rows by, found a series of dtype {mask._meta.dtype}")
         node = beside_labels(self._node, mask)
         aligned([node, mask._node])

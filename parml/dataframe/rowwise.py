@@ -393,7 +393,7 @@ class FrameRowwise(Rowwise):
         [2]
         """
         mask = self._evaluated(expr, 2, kwargs)
-        if not isinstance(mask._meta, pd.Series) or mask._meta.dtype not in (bool, object, "boolean"):
+        if not isinstance(mask._meta, pd.Series) or mask._meta.dtype not in (bool, object, "boolean", "bool[pyarrow]"):
             raise InputError(f"expected an expression that is true or false for each row, found {expr!r}")
         node = self._node if mask._node.rows.origin == self._node.rows.origin else labelled(self._node)
         return Frame._of(Filter(node, mask._node))

@@ -75,7 +75,7 @@ class Series(SortsSeries, SeriesRowwise, AcrossRows, Groups, of=pd.Series):
     def __getitem__(self, key: Any) -> Any:
         """The rows where a series is true; in totals of columns, that of one column."""
         if isinstance(key, Frame):
-            if key._meta.dtype not in (bool, object, "boolean"):
+            if key._meta.dtype not in (bool, object, "boolean", "bool[pyarrow]"):
                 raise InputError(f"expected truth values to choose rows by, found a series of dtype {key._meta.dtype}")
             node = beside_labels(self._node, key)
             aligned([node, key._node])

@@ -15,6 +15,7 @@ from parml.dataframe.frame import DataFrame, MissingColumn
 from parml.dataframe.io.files import parse_nbytes
 from parml.dataframe.plan import Columns, Source
 from parml.dataframe.plan_across import labelled
+from parml.dataframe.series import Series
 from parml.delayed import delayed
 from parml_core.errors import InputError, NotSupported
 from parml_core.hashing import tokenize
@@ -95,7 +96,7 @@ def read_sql(
 
 
 def to_sql(
-    self: DataFrame,
+    self: Frame,
     name: str,
     con: Any,
     *,
@@ -335,5 +336,5 @@ class SqlTable:
         frame.to_sql(self.name, connection, if_exists=if_exists, **given)
 
 
-for _writer in (to_sql,):
-    setattr(DataFrame, _writer.__name__, _writer)
+for _collection in (DataFrame, Series):
+    setattr(_collection, to_sql.__name__, to_sql)

@@ -20,9 +20,10 @@ from parml.dataframe.frame import DataFrame, MissingColumn
 from parml.dataframe.io.files import MOVING, as_path
 from parml.dataframe.io.formats import ArrowFormat, CsvFormat, Format, JsonFormat, ParquetFormat, same_types
 from parml.dataframe.io.hive import NULL
-from parml.dataframe.io.staging import Files, Staging, Write, files_of
+from parml.dataframe.io.staging import Files, LocalFiles, Staging, Write, files_of
 from parml.dataframe.plan import Blockwise, Node, Source
 from parml.dataframe.plan_across import Reduce, Select, labelled
+from parml.dataframe.series import Series
 from parml_core.engine.base import Engine
 from parml_core.errors import InputError
 from parml_core.hashing import tokenize
@@ -225,6 +226,10 @@ def to_parquet(
     form = ParquetFormat(labels, _kinds(self._meta.drop(columns=keys), schema), compression, options)
     folder = as_path(path)
     files = files_of(folder, storage_options)
+    if isinstance(files, LocalFiles) and os.path.isfile(folder):
+        raise InputError(
+            f"expected a directory, or a path where none is yet, found the file {folder}; remove it, or choose another"
+        )
     moving = posixpath.join(folder, MOVING)
     begun = files.open(moving).read().decode() if files.exists(moving) else None
     there = [name for name in _data_files(files, folder) if begun is None or f"-{begun}." not in name]
@@ -411,3 +416,4 @@ class Join(Finish):
 
 for _writer in (to_csv, to_json, to_feather, to_parquet):
     setattr(DataFrame, _writer.__name__, _writer)
+setattr(Series, to_csv.__name__, to_csv)

@@ -63,6 +63,7 @@ def test_dask_frames_are_computed_by_parml() -> None:
     pd.testing.assert_series_equal(
         pdf.from_dask(lazy.i)[pdf.from_dask(lazy.i) > 3].compute(engine=ENGINE), WHOLE.i[WHOLE.i > 3]
     )
+    assert frame[frame.s == "c"].i.sum().compute(engine=ENGINE) == 5 + 8
     assert frame[frame.b].i.sum().compute(engine=ENGINE) == 3 + 5 + 6 + 8
     with pytest.raises(InputError, match="found list"):
         pdf.from_dask([1])

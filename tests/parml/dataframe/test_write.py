@@ -56,6 +56,12 @@ class TestText:
         assert (tmp_path / "x.csv").read_text() == WHOLE.to_csv(**options)
         assert os.listdir(tmp_path) == ["x.csv"]
 
+    def test_a_series_has_the_bytes_that_pandas_writes(self, tmp_path: Path) -> None:
+        """Under its name, or none."""
+        for series in (WHOLE.s, WHOLE.f.rename(None)):
+            pdf.from_pandas(series, npartitions=2).to_csv(tmp_path / "x.csv", engine=ENGINE)
+            assert (tmp_path / "x.csv").read_text() == series.to_csv()
+
     def test_rows_of_files_are_numbered_as_pandas_does(self, tmp_path: Path) -> None:
         """All of them, or those that a filter leaves; in one file or several."""
         (tmp_path / "in.csv").write_text("x\n" + "\n".join(map(str, range(100))) + "\n")
@@ -163,6 +169,9 @@ class TestArrow:
             other.drop(columns="s").to_parquet(tmp_path, append=True, engine=ENGINE)
         with pytest.raises(InputError, match=r"'f' to have the type.*\(double\).*found float"):
             other.astype({"f": "float32"}).to_parquet(tmp_path, append=True, engine=ENGINE)
+        (tmp_path / "file").write_text("")
+        with pytest.raises(InputError, match=r"expected a directory.*found the file"):
+            other.to_parquet(tmp_path / "file")
         with pytest.raises(InputError, match="found both"):
             other.to_parquet(tmp_path, overwrite=True, append=True)
         with pytest.raises(KeyError, match="found 'zz'"):
