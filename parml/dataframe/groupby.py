@@ -35,7 +35,7 @@ from parml.dataframe.plan_shuffle import (
     taken_home,
     with_home,
 )
-from parml_core.errors import InputError
+from parml_core.errors import InputError, NotSupported
 
 # Methods of pandas' group-by that return one or more rows for each group, and need all rows of a group.
 OF_GROUPS = (
@@ -88,6 +88,9 @@ class GroupBy:
         if not name.startswith("_") and not self._series and self._selection is None and name in self._values:
             return self[name]
         raise AttributeError(f"{type(self).__name__} has no attribute or column {name!r}")
+
+    def __iter__(self) -> Any:
+        raise NotSupported("expected a method of a group-by, found a loop over its groups; use apply, or get_group(key)")
 
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *(column for column in self._values if isinstance(column, str))})

@@ -17,7 +17,7 @@ from parml.dataframe.keys import Keys, Order
 from parml.dataframe.plan import Blockwise, CountRows, Input, Node, Numbers, Project, Rows
 from parml.dataframe.plan_across import Reduce, Select, labelled
 from parml.dataframe.plan_labels import BetweenLabels, ResetIndex, SetIndex, TakePlaces, divisions_of, in_order
-from parml.dataframe.plan_shuffle import Gather, hashed, sorted_rows, taken_home, with_home
+from parml.dataframe.plan_shuffle import Gather, are_together, hashed, sorted_rows, taken_home, with_home
 from parml.dataframe.reductions import Counts
 from parml.dataframe.sort_steps import (
     Extremes,
@@ -25,6 +25,7 @@ from parml.dataframe.sort_steps import (
     Picks,
     distinct,
     first_of_each,
+    kept_places,
     places_of_first,
     starts_and_end,
     unique,
@@ -74,11 +75,14 @@ class Sorts:
             compared = Project(node, list(columns))
         width = compared.meta.shape[1]
         homes = with_home(compared)
-        if keep:
-            homes = Blockwise("drop_duplicates", first_of_each, (homes,), (Input(0), width, keep))
-        moved = hashed(homes, list(range(width)), node.npartitions)
-        kept = Blockwise("drop_duplicates", places_of_first, (moved,), (Input(0), width, keep))
-        places = taken_home(kept, node, pd.Series([], dtype="int64"), all_rows=False)
+        if are_together(compared, list(compared.meta.columns)):
+            places: Node = Blockwise("drop_duplicates", kept_places, (homes,), (Input(0), width, keep))
+        else:
+            if keep:
+                homes = Blockwise("drop_duplicates", first_of_each, (homes,), (Input(0), width, keep))
+            moved = hashed(homes, list(range(width)), node.npartitions)
+            kept = Blockwise("drop_duplicates", places_of_first, (moved,), (Input(0), width, keep))
+            places = taken_home(kept, node, pd.Series([], dtype="int64"), all_rows=False)
         result = TakePlaces(node, places)
         return Frame._of(ResetIndex(result, True, {}) if ignore_index else result)
 

@@ -104,3 +104,8 @@ def places_of_first(numbered_rows: pd.DataFrame, width: int, keep: Any) -> pd.Da
     """The places of these rows, and where they came from."""
     home = first_of_each(numbered_rows, width, keep).iloc[:, -1]
     return pd.DataFrame({0: place_of(home), 1: home})
+
+
+def kept_places(numbered_rows: pd.DataFrame, width: int, keep: Any) -> pd.Series:
+    """The places of these rows, where no row moved."""
+    return place_of(first_of_each(numbered_rows, width, keep).iloc[:, -1])

@@ -130,6 +130,15 @@ class TestRowsThatAreTogether:
             again.compute(engine=ENGINE).sort_values(columns, ignore_index=True), want.sort_values(columns, ignore_index=True)
         )
 
+    def test_duplicates_are_found_where_they_are(self) -> None:
+        """Rows that are together by a key are compared without moving."""
+        other = pdf.from_pandas(pd.DataFrame({"a": range(9), "w": 1}), npartitions=2)
+        once = frame().merge(other, on="a", broadcast=False).drop_duplicates(["a", "b"])
+        assert len(nodes(once, Shuffle)) == 2
+        got = once.compute(engine=ENGINE)[["a", "b", "x"]].sort_values(["a", "b"], ignore_index=True)
+        want = WHOLE.drop_duplicates(["a", "b"])[["a", "b", "x"]].sort_values(["a", "b"], ignore_index=True)
+        pd.testing.assert_frame_equal(got, want)
+
     def test_changed_keys_move_again(self) -> None:
         """A key that was assigned anew is not where its hash says; nor are keys beside rows without a match."""
         small = pd.DataFrame({"q": [1, 2, 77], "w": [5, 6, 7]})
@@ -224,6 +233,8 @@ def test_loc_looks_only_at_partitions_that_can_hold_the_labels() -> None:
 
 def test_mistakes_are_told() -> None:
     """What is not supported says what to do instead."""
+    with pytest.raises(NotSupported, match="get_group"):
+        list(frame().groupby("a"))
     with pytest.raises(KeyError, match="'nope'"):
         frame().groupby("nope")
     with pytest.raises(KeyError, match="nope"):
