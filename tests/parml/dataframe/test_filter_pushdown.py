@@ -110,7 +110,7 @@ def read_whole(*paths: Path) -> pd.DataFrame:
     return whole.astype({"d": "str"})
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(tables(), conditions(), st.integers(1, 4), st.sampled_from([1, "1MiB"]), st.booleans(), st.booleans())
 def test_filtered_rows_equal_those_that_pandas_filters(
     tmp_path_factory: pytest.TempPathFactory, table: pa.Table, condition: Any, size: int, blocksize: Any, stats: bool, cut: bool
@@ -135,7 +135,7 @@ def test_filtered_rows_equal_those_that_pandas_filters(
         pd.testing.assert_series_equal(got[name], want[name], check_dtype=len(whole) > 0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(tables(), st.data(), st.integers(1, 4))
 def test_filters_argument_gives_the_rows_of_pandas(
     tmp_path_factory: pytest.TempPathFactory, table: pa.Table, data: st.DataObject, size: int

@@ -37,7 +37,7 @@ class Groups:
 VALUES = st.none() | st.text("ab", min_size=1, max_size=3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.lists(VALUES, min_size=1, max_size=4), min_size=1, max_size=2),
     st.sampled_from(list(COMPARISONS)),
@@ -81,6 +81,13 @@ def test_groups_that_cannot_match_are_found() -> None:
         Compare("x", "<", 5): [True, True, True],  # pandas raises for such rows, and shall
     }.items():
         assert predicate.may_match(statistics).tolist() == expected, str(predicate)
+
+
+def test_a_missing_value_is_unequal_to_every_value() -> None:
+    """As in numpy: a group of one value may hold others, if it holds a null."""
+    statistics = Groups([[5, 5, None], [5, 5], [None], [5, 6]], cut=False)
+    assert Compare("x", "!=", 5).may_match(statistics).tolist() == [True, False, True, True]
+    assert Compare("x", "==", 5).opposite().may_match(statistics).tolist() == [True, False, True, True]
 
 
 @pytest.mark.parametrize("filters", [[], [[]][:0], "x > 3", [("x", "~", 3)], [("x", ">")], [["x", ">", 3]], 5])
