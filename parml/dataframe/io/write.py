@@ -167,7 +167,8 @@ def to_parquet(
     Write the rows as a directory of Parquet files, one for each partition.
 
     The files appear in the directory when all are complete. If this process or the machine is killed before, the same call
-    goes on from the files that are; a worker that is killed is replaced, as in every computation.
+    goes on from the files that are, so do not change the functions in between; a worker that is killed is replaced, as in every
+    computation. What raises leaves nothing.
 
     Parameters
     ----------
@@ -315,7 +316,14 @@ def _start(node: Node, write: WritePart, finish: Move | Join, compute: bool, eng
     chosen = node if len(missing) == node.npartitions else Select(node, missing)
     written = Blockwise(f"to_{write.form.suffix}", write, (chosen, Source.of_numbers(missing)), meta=0)
     result = Frame._of(Reduce("finish_write", written, steps.listed, finish, []))
-    return result.compute(engine=engine) if compute else result
+    if not compute:
+        return result
+    try:
+        return result.compute(engine=engine)
+    except BaseException:
+        # Whoever mends a function and calls it again shall not get what it wrote before: functions are known by their names.
+        write.staging.discard()
+        raise
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,7 @@ class TestText:
         with pytest.raises(RuntimeError, match="broken row"):
             frame().map_partitions(fails, meta=WHOLE.iloc[:0]).to_csv(path, engine=ENGINE)
         assert path.read_text() == "old"
+        assert os.listdir(tmp_path) == ["x.csv"]
         frame().to_csv(path, engine=ENGINE)
         assert path.read_text() == WHOLE.to_csv()
 
