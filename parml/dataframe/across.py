@@ -86,9 +86,7 @@ def beside(
         if kept is None or node.npartitions == 1:
             places.append(None)
             continue
-        ends = (Columnwise if columnwise else Blockwise)(
-            f"{name}-ends", kept, (node,), meta=node.meta if not columnwise else None
-        )
+        ends = (Columnwise if columnwise else Blockwise)(f"{name}-ends", kept, (node,))
         places.append(Input(len(inputs)))
         inputs.append(Scan(f"{name}-{'after' if backward else 'before'}", ends, kept, backward=backward))
     given = (Input(0), *places, *args)
@@ -325,7 +323,7 @@ class Rolling:
 
     def _of_windows(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         step = partial(window_method, name, self._window, self._kwargs)
-        columnwise = self._kwargs.get("on") is None
+        columnwise = self._kwargs.get("on") is None and not name.startswith("agg")  # a dict of columns wants them all
         return beside(name, self._frame, step, columnwise=columnwise, args=args, kwargs=kwargs, **self._sides)
 
 

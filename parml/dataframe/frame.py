@@ -19,6 +19,7 @@ from parml.dataframe.operators import BINARY_METHODS, ROWWISE_METHODS, install_m
 from parml.dataframe.plan import Assign, Filter, Node, Project, Rename
 from parml.dataframe.rowwise import FrameRowwise
 from parml.dataframe.sort import SortsFrame
+from parml.dataframe.totals import FrameTotals
 from parml_core.errors import InputError, NotSupported
 
 
@@ -29,7 +30,7 @@ class MissingColumn(InputError, KeyError):
         return str(self.args[0]) if self.args else ""
 
 
-class DataFrame(SortsFrame, FrameRowwise, AcrossRows, Groups, Joins, of=pd.DataFrame):
+class DataFrame(SortsFrame, FrameRowwise, AcrossRows, FrameTotals, Groups, Joins, of=pd.DataFrame):
     """
     A table cut by rows into partitions, each of which is a pandas DataFrame when it is computed.
 
@@ -202,16 +203,16 @@ class DataFrame(SortsFrame, FrameRowwise, AcrossRows, Groups, Joins, of=pd.DataF
 
     # -- totals
 
-    def mean(self, axis: Any = 0, *, skipna: bool = True, numeric_only: bool = False) -> Any:
+    def mean(self, axis: Any = 0, skipna: bool = True, numeric_only: bool = False) -> Any:
         """The mean of each column, or with ``axis=1`` of each row."""
         return self._moment("mean", axis, numeric_only, partial(reductions.mean_of, skipna=skipna), {"skipna": skipna})
 
-    def var(self, axis: Any = 0, *, skipna: bool = True, ddof: int = 1, numeric_only: bool = False) -> Any:
+    def var(self, axis: Any = 0, skipna: bool = True, ddof: int = 1, numeric_only: bool = False) -> Any:
         """The variance of each column, or with ``axis=1`` of each row."""
         given: dict[str, Any] = {"skipna": skipna, "ddof": ddof}
         return self._moment("var", axis, numeric_only, partial(reductions.variance_of, **given), given)
 
-    def std(self, axis: Any = 0, *, skipna: bool = True, ddof: int = 1, numeric_only: bool = False) -> Any:
+    def std(self, axis: Any = 0, skipna: bool = True, ddof: int = 1, numeric_only: bool = False) -> Any:
         """The standard deviation of each column, or with ``axis=1`` of each row."""
         given: dict[str, Any] = {"skipna": skipna, "ddof": ddof}
         return self._moment("std", axis, numeric_only, partial(reductions.variance_of, root=True, **given), given)
@@ -271,5 +272,6 @@ def _total_method(name: str) -> Callable[..., Any]:
 
 for _name in reductions.MERGES:
     setattr(DataFrame, _name, _total_method(_name))
+DataFrame.product = DataFrame.prod  # type: ignore[attr-defined]
 install_operators(DataFrame)
 install_methods(DataFrame, (*BINARY_METHODS, *ROWWISE_METHODS))

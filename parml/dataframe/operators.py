@@ -16,6 +16,7 @@ import pandas as pd
 
 from parml.dataframe import steps
 from parml.dataframe.base import Frame, elementwise
+from parml.dataframe.meta import sample_of
 from parml.dataframe.plan_across import labelled
 from parml_core.errors import InputError, NotSupported
 
@@ -155,6 +156,9 @@ class Accessor:
             raise NotSupported(
                 f"expected .{self._name}.{name} without expand=True, as its columns depend on the rows; use map_partitions"
             )
+        if name in ("partition", "rpartition") and kwargs.get("expand", True):
+            meta = getattr(sample_of(self._series._meta).str, name)(*args, **kwargs).iloc[:0]
+            return elementwise(name, partial(steps.call_partition, name, meta), (self._series, *args), kwargs)
         # Labels are part of what extractall makes, so they have to be right before.
         series = Frame._of(labelled(self._series._node)) if name == "extractall" else self._series
         result = elementwise(name, partial(steps.call_accessor, self._name, name), (series, *args), kwargs)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from parml.dataframe.base import Frame
-from parml.dataframe.plan import Blockwise, CountRows, Node
+from parml.dataframe.plan import Blockwise, CountRows, Input, Node
 from parml.dataframe.plan_across import Reduce
 from parml_core.errors import NotSupported
 
@@ -22,10 +22,21 @@ MERGES = {"sum": "sum", "prod": "prod", "min": "min", "max": "max", "count": "su
 
 def reduce_by(name: str, node: Node, **kwargs: Any) -> Any:
     """``sum``, ``min``, ``count`` and others of `MERGES`, of each column."""
+    least = kwargs.pop("min_count", 0)
+    if least > 0:
+        total, count = reduce_by(name, node, **kwargs), reduce_by("count", node)
+        return Frame._of(Blockwise("min_count", where_enough, (total._node, count._node), (Input(0), Input(1), least)))
     meta = getattr(node.meta, name)(**kwargs)
     totals = Totals(name, tuple(kwargs.items()), node.meta)
     chunk = Blockwise(name, totals.chunk, (node,), meta=node.meta)
     return Frame._of(Reduce(name, chunk, totals.combine, totals.finish, meta))
+
+
+def where_enough(total: Any, count: Any, least: int) -> Any:
+    """Null where there were fewer values."""
+    if isinstance(total, pd.Series):
+        return total.where(count >= least)
+    return total if count >= least else np.nan
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,11 @@ class Totals:
         return pd.Series([getattr(values, name)(**kwargs)], dtype=dtype, name=values.name)
 
 
+def moment_of(name: str, node: Node, *, ddof: int = 1, skipna: bool = True) -> Any:
+    """``sem``, ``skew`` and ``kurt`` of each column."""
+    return _moments(name, node, {"sem": 2, "skew": 3, "kurt": 4}[name], ddof, skipna)
+
+
 def mean_of(node: Node, *, skipna: bool = True) -> Any:
     """The mean of each column."""
     return _moments("mean", node, 1, 0, skipna)
@@ -83,7 +99,7 @@ def _moments(name: str, node: Node, order: int, ddof: int, skipna: bool) -> Any:
                 f"expected numbers for {name}, found column {column.name!r} of dtype {column.dtype}; "
                 "choose columns, or pass numeric_only=True"
             )
-    meta = getattr(node.meta, name)(**({} if order == 1 else {"ddof": ddof}))
+    meta = getattr(node.meta, name)(**({"ddof": ddof} if order == 2 else {}))
     narrow = all(column.dtype == np.float32 for column in columns)
     moments = Moments(name, order, ddof, skipna, meta, np.dtype("float32" if narrow else "float64"))
     chunk = Blockwise(name, moments.chunk, (node,), meta=node.meta)
@@ -93,7 +109,8 @@ def _moments(name: str, node: Node, order: int, ddof: int, skipna: bool) -> Any:
 @dataclass(frozen=True)
 class Moments:
     """
-    Count, mean and sum of squared distances from the mean, by column, merged as Chan, Golub and LeVeque do (1979).
+    Count, mean and sums of powers of the distances from the mean, by column, merged as Chan, Golub and LeVeque (1979) do
+    for squares, and Pébay (2008) for the third and fourth powers.
 
     What is kept is an array of ``order + 1`` rows and one column for each column.
     """
@@ -113,7 +130,12 @@ class Moments:
         rows = [count, frame.mean(skipna=self.skipna)]
         if self.order > 1:
             rows.append(frame.var(ddof=0, skipna=self.skipna) * count)
-        return np.array([row.to_numpy(dtype="float64", na_value=np.nan) for row in rows])
+        kept = np.array([row.to_numpy(dtype="float64", na_value=np.nan) for row in rows])
+        if self.order > 2:
+            away = frame.to_numpy(dtype="float64", na_value=np.nan) - kept[1]
+            add = np.nansum if self.skipna else np.sum
+            kept = np.vstack([kept, *(add(away**power, axis=0)[None] for power in range(3, self.order + 1))])
+        return kept
 
     def combine(self, partials: list[Any]) -> np.ndarray | None:
         kept = [partial for partial in partials if partial is not None]
@@ -127,22 +149,36 @@ class Moments:
             merged = np.where(some, count * mean, 0.0).sum(axis=0) / total
             if self.order == 1:
                 return np.array([total, merged])
-            squares = np.where(some, parts[2] + count * (mean - merged) ** 2, 0.0).sum(axis=0)
-        return np.array([total, merged, squares])
+            away = mean - merged
+            sums = [parts[2] + count * away**2]
+            if self.order > 2:
+                sums.append(parts[3] + 3 * away * parts[2] + count * away**3)
+            if self.order > 3:
+                sums.append(parts[4] + 4 * away * parts[3] + 6 * away**2 * parts[2] + count * away**4)
+        return np.array([total, merged, *(np.where(some, each, 0.0).sum(axis=0) for each in sums)])
 
     def finish(self, partials: list[Any]) -> Any:
         merged = self.combine(partials)
         if merged is None:
             return self.meta
-        result = merged[1]
-        if self.order > 1:
-            freedom = merged[0] - self.ddof
-            with np.errstate(invalid="ignore", divide="ignore"):
-                result = np.where(freedom > 0, merged[2] / freedom, np.nan)
-            result = np.sqrt(result) if self.name == "std" else result
+        with np.errstate(invalid="ignore", divide="ignore"):
+            result = merged[1] if self.order == 1 else self._shape(*merged)
         if isinstance(self.meta, pd.Series):
             return pd.Series(result, index=self.meta.index, dtype=self.meta.dtype)
-        return self.dtype.type(result[0])
+        return pd.NA if self.meta is pd.NA and np.isnan(result[0]) else self.dtype.type(result[0])
+
+    def _shape(self, n: np.ndarray, mean: np.ndarray, squares: np.ndarray, *sums: np.ndarray) -> np.ndarray:
+        if self.order == 2:
+            variance = np.where(n > self.ddof, squares / (n - self.ddof), np.nan)
+            return {"var": variance, "std": np.sqrt(variance), "sem": np.sqrt(variance / n)}[self.name]
+        # Values that differ by no more than rounding have no shape.
+        spread = squares > n * (4 * np.finfo(float).eps * mean) ** 2
+        if self.order == 3:
+            result = n * np.sqrt(n - 1) / (n - 2) * sums[0] / squares**1.5
+        else:
+            below = (n - 2) * (n - 3)
+            result = (n * (n + 1) * (n - 1) * sums[1]) / (below * squares**2) - 3 * (n - 1) ** 2 / below
+        return np.where(spread & (n >= self.order), result, np.nan)
 
 
 def value_counts_of(node: Node, *, normalize: bool, sort: bool, ascending: bool, dropna: bool) -> Any:

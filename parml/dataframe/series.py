@@ -20,10 +20,11 @@ from parml.dataframe.operators import BINARY_METHODS, ROWWISE_METHODS, Accessor,
 from parml.dataframe.plan import Blockwise, Filter, Input
 from parml.dataframe.rowwise import SeriesRowwise
 from parml.dataframe.sort import SortsSeries
+from parml.dataframe.totals import SeriesTotals
 from parml_core.errors import InputError, NotSupported
 
 
-class Series(SortsSeries, SeriesRowwise, AcrossRows, Groups, of=pd.Series):
+class Series(SortsSeries, SeriesRowwise, AcrossRows, SeriesTotals, Groups, of=pd.Series):
     """
     A column cut by rows into partitions, each of which is a pandas Series when it is computed.
 
@@ -129,15 +130,15 @@ class Series(SortsSeries, SeriesRowwise, AcrossRows, Groups, of=pd.Series):
 
     # -- totals
 
-    def mean(self, *, skipna: bool = True) -> Any:
+    def mean(self, skipna: bool = True) -> Any:
         """The mean."""
         return reductions.mean_of(self._node, skipna=skipna)
 
-    def var(self, *, skipna: bool = True, ddof: int = 1) -> Any:
+    def var(self, skipna: bool = True, ddof: int = 1) -> Any:
         """The variance."""
         return reductions.variance_of(self._node, skipna=skipna, ddof=ddof)
 
-    def std(self, *, skipna: bool = True, ddof: int = 1) -> Any:
+    def std(self, skipna: bool = True, ddof: int = 1) -> Any:
         """The standard deviation."""
         return reductions.variance_of(self._node, skipna=skipna, ddof=ddof, root=True)
 
@@ -189,6 +190,7 @@ def _total_method(name: Any) -> Callable[..., Any]:
 
 for _name in reductions.MERGES:
     setattr(Series, _name, _total_method(_name))
+Series.product = Series.prod  # type: ignore[attr-defined]
 install_operators(Series)
 install_operators(Scalar)
 install_methods(Series, (*BINARY_METHODS, *ROWWISE_METHODS))

@@ -204,18 +204,29 @@ def case_when(series: pd.Series, /, *flat: Any) -> pd.Series:
     return series.case_when(list(zip(flat[::2], flat[1::2], strict=True)))
 
 
+def is_truth(dtype: Any) -> bool:
+    return isinstance(dtype, np.dtype) and dtype.kind == "b"
+
+
 def truth_as_numbers(values: Any) -> Any:
     """Truth values as whole numbers, which is what their sums are."""
     if isinstance(values, pd.Series):
-        return values.astype("int64") if values.dtype == bool else values
-    columns = [column for column, dtype in values.dtypes.items() if dtype == np.dtype("bool")]
+        return values.astype("int64") if is_truth(values.dtype) else values
+    columns = [column for column, dtype in values.dtypes.items() if is_truth(dtype)]
     return values.astype(dict.fromkeys(columns, "int64")) if columns else values
 
 
 def relabelled(fn: Callable[..., Any], index: pd.Index, /, *args: Any, **kwargs: Any) -> Any:
     """A function of labels, whose arrays become labels again."""
     result = fn(index, *args, **kwargs)
-    return pd.Index(result, name=index.name) if isinstance(result, np.ndarray | pd.api.extensions.ExtensionArray) else result
+    is_array = isinstance(result, np.ndarray | pd.api.extensions.ExtensionArray)
+    return pd.Index(result, name=index.name) if is_array else result
+
+
+def call_partition(name: str, meta: pd.DataFrame, series: pd.Series, /, *args: Any, **kwargs: Any) -> pd.DataFrame:
+    """``.str.partition``, which has three columns only where there are texts."""
+    result = getattr(series.str, name)(*args, **kwargs)
+    return result if result.shape[1] == meta.shape[1] else meta.reindex(series.index)
 
 
 def get_attribute(name: str, value: Any) -> Any:
