@@ -14,6 +14,7 @@ from __future__ import annotations
 from parml.collections import compute, persist
 from parml.dataframe.base import Frame
 from parml.dataframe.frame import DataFrame, MissingColumn
+from parml.dataframe.functions import get_dummies, isna, map_overlap, map_partitions, to_datetime, to_numeric
 from parml.dataframe.index import Index
 from parml.dataframe.io import write  # noqa: F401  gives DataFrame its to_csv, to_parquet and others
 from parml.dataframe.io.convert import from_array, from_arrow, from_dask, from_delayed, from_dict, from_map, from_polars
@@ -43,6 +44,10 @@ __all__ = [
     "from_map",
     "from_pandas",
     "from_polars",
+    "get_dummies",
+    "isna",
+    "map_overlap",
+    "map_partitions",
     "merge",
     "persist",
     "read_csv",
@@ -50,4 +55,6 @@ __all__ = [
     "read_json",
     "read_parquet",
     "read_sql",
+    "to_datetime",
+    "to_numeric",
 ]

@@ -130,7 +130,8 @@ class Interpolate:
         if not self.many:
             return results[0]
         like = self.meta.quantile([0.5], interpolation=self.interpolation)
-        return pd.Series(results, index=pd.Index(self.shares, dtype="float64"), dtype=like.dtype, name=self.meta.name)
+        dtype = None if isinstance(like.dtype, np.dtype) and like.dtype.kind == "f" else like.dtype
+        return pd.Series(results, index=pd.Index(self.shares, dtype="float64"), dtype=dtype, name=self.meta.name)
 
     def _one(self, total: int, share: float, at: dict[int, Any]) -> Any:
         low, high = neighbours(total, share)

@@ -107,24 +107,6 @@ class Rowwise(Frame):
         result: Any = Frame._of(exploded)
         return result.reset_index(drop=True) if ignore_index else result
 
-    def reset_index(self, level: Any = None, *, drop: bool = False, **kwargs: Any) -> Any:
-        """
-        The rows labelled from 0; the labels they had become columns, unless dropped.
-
-        Examples
-        --------
-        >>> import pandas as pd, parml.dataframe as pdf
-        >>> frame = pdf.from_pandas(pd.DataFrame({"a": [1, 2, 3]}, index=[7, 8, 9]), npartitions=2)
-        >>> frame.reset_index().compute().index.tolist()
-        [0, 1, 2]
-        """
-        all_levels = level is None or not isinstance(self._node.meta.index, pd.MultiIndex)
-        node = self._node if drop and all_levels else labelled(self._node)
-        step = partial(steps.call_method, "reset_index", level=level, drop=drop, **kwargs)
-        relabelled = Blockwise("reset_index", step, (node,))
-        relabelled.rows = Rows(relabelled.token, relabelled, whole=True) if all_levels else Rows(relabelled.token)
-        return Frame._of(relabelled)
-
     def sample(self, n: int | None = None, frac: float | None = None, replace: bool = False, random_state: Any = None) -> Any:
         """
         A share of the rows of each partition, drawn by chance. Rows keep their order.

@@ -14,20 +14,16 @@ from parml.dataframe import steps
 from parml.dataframe.base import Frame
 from parml.dataframe.groupby_steps import VALUE
 from parml.dataframe.keys import Keys, Order
-from parml.dataframe.plan import Blockwise, CountRows, Input, Node, Numbers, Project, Rows
+from parml.dataframe.plan import Blockwise, Input, Node, Project, Rows
 from parml.dataframe.plan_across import Reduce, Select, labelled
 from parml.dataframe.plan_labels import BetweenLabels, ResetIndex, SetIndex, TakePlaces, divisions_of, in_order
 from parml.dataframe.plan_shuffle import Gather, are_together, hashed, sorted_rows, taken_home, with_home
-from parml.dataframe.reductions import Counts
 from parml.dataframe.sort_steps import (
     Extremes,
-    MostFrequent,
-    Picks,
     distinct,
     first_of_each,
     kept_places,
     places_of_first,
-    starts_and_end,
     unique,
 )
 from parml_core.errors import InputError, NotSupported
@@ -87,11 +83,29 @@ class Sorts:
         return Frame._of(ResetIndex(result, True, {}) if ignore_index else result)
 
     def reset_index(self, level: Any = None, *, drop: bool = False, **kwargs: Any) -> Any:
-        """The labels as columns, or forgotten with ``drop=True``; rows are numbered in their place."""
-        if level is not None:
-            raise NotSupported("expected all levels of the labels, found level=; use drop(columns=...) on the result")
-        node = self._node if drop else labelled(self._node)
-        return Frame._of(ResetIndex(node, drop, kwargs))
+        """
+        The rows labelled from 0; the labels they had become columns, unless dropped.
+
+        Parameters
+        ----------
+        level : int, str or list, optional
+            Of labels of several levels: those that are taken away. Default: all.
+        drop : bool
+        **kwargs
+            ``names``, ``col_level`` and others as for pandas.
+
+        Examples
+        --------
+        >>> import pandas as pd, parml.dataframe as pdf
+        >>> frame = pdf.from_pandas(pd.DataFrame({"a": [1, 2, 3]}, index=[7, 8, 9]), npartitions=2)
+        >>> frame.reset_index().compute().index.tolist()
+        [0, 1, 2]
+        """
+        if level is None or not isinstance(self._node.meta.index, pd.MultiIndex):
+            return Frame._of(ResetIndex(self._node if drop else labelled(self._node), drop, kwargs))
+        node = labelled(self._node)
+        step = partial(steps.call_method, "reset_index", level=level, drop=drop, **kwargs)
+        return Frame._of(Blockwise("reset_index", step, (node,), rows=Rows(f"reset_index {level!r} {drop} {node.rows.origin}")))
 
     @property
     def known_divisions(self) -> bool:
@@ -261,30 +275,6 @@ class SortsSeries(Sorts):
         """The values that occur, each once, in the order in which they first appear: an array."""
         some = Blockwise("unique", partial(steps.call_method, "drop_duplicates"), (self._node,))
         return Frame._of(Reduce("unique", some, distinct, unique, self._node.meta.unique()))
-
-    def mode(self, dropna: bool = True) -> Any:
-        """The values that occur most often, in order."""
-        counts = Counts(False, False, False, dropna, self._node.meta)
-        chunk = Blockwise("mode", counts.chunk, (self._node,))
-        return Frame._of(Gather("mode", chunk, counts.combine, MostFrequent(counts, dropna), self._node.meta.mode(dropna)))
-
-    def quantile(self, q: Any = 0.5, interpolation: str = "linear") -> Any:
-        """
-        The value below which a share of the values lies, exactly: the values are sorted.
-
-        Parameters
-        ----------
-        q : float or list of float
-        interpolation : {"linear", "lower", "higher", "midpoint", "nearest"}
-        """
-        node = self._node
-        meta = node.meta.quantile(q, interpolation)  # mistakes show here
-        there = Blockwise("dropna", partial(steps.call_method, "dropna"), (node,), rows=Rows(f"dropna {node.token}"))
-        rows = sorted_rows(_as_frame(there), Order(Keys((VALUE,))))
-        starts = Reduce("starts", CountRows(rows), steps.listed, starts_and_end, [0, 0])
-        pick = Picks(q, interpolation, node.meta)
-        picked = Blockwise("quantile", pick.chunk, (rows, starts, Numbers(rows.npartitions)), meta={})
-        return Frame._of(Reduce("quantile", picked, pick.combine, pick.finish, meta))
 
 
 class Loc:

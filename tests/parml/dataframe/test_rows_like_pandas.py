@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import parml.dataframe as pdf
 from parml_core.engine.inline import InlineEngine
-from tests.parml.dataframe.test_operations_like_pandas import assert_same, cut, tables
+from parml_core.errors import InputError, NotSupported
+from tests.parml.dataframe.test_operations_like_pandas import CATEGORIES, assert_same, cut, tables
 
 ENGINE = InlineEngine()
 
@@ -157,3 +159,54 @@ def test_step_on_random_partitions_equals_pandas(name: str, table: tuple[pd.Data
     assert_same(got.compute(engine=ENGINE), want)
     if isinstance(want, pd.DataFrame) and want.columns.nlevels == 1:  # also where no more than a column is wanted
         assert_same(got[[want.columns[-1]]].compute(engine=ENGINE), want[[want.columns[-1]]])
+
+
+def test_functions_of_pandas_equal_pandas() -> None:
+    """Texts to numbers and times, and categories to columns."""
+    whole = pd.DataFrame({"n": ["1", "2", "3"], "t": ["2020-01-01", None, "2021-12-31"]})
+    whole["c"] = pd.Series(["x", None, "y"], dtype=CATEGORIES)
+    frame = cut(whole, [0, 1])
+    assert_same(pdf.to_numeric(frame.n).compute(), pd.to_numeric(whole.n))
+    assert_same(pdf.to_datetime(frame.t, format="%Y-%m-%d").compute(), pd.to_datetime(whole.t, format="%Y-%m-%d"))
+    assert_same(pdf.get_dummies(frame[["c"]]).compute(), pd.get_dummies(whole[["c"]]))
+    with pytest.raises(InputError, match="CategoricalDtype"):
+        pdf.get_dummies(frame[["n"]])
+
+
+def test_random_split_has_each_row_once() -> None:
+    """The parts of a split are the whole, the same for the same seed; a sample has its share of rows."""
+    whole = pd.DataFrame({"a": range(1000)})
+    frame = cut(whole, [0, 100, 500])
+    parts = [part.compute(engine=ENGINE) for part in frame.random_split([0.7, 0.3], random_state=1)]
+    assert_same(pd.concat(parts).sort_index(), whole)
+    assert 600 < len(parts[0]) < 800
+    assert_same(frame.random_split([0.7, 0.3], random_state=1)[0].compute(engine=ENGINE), parts[0])
+    assert len(frame.sample(frac=0.5, random_state=1).compute(engine=ENGINE)) == 500
+    with pytest.raises(NotSupported, match="frac"):
+        frame.sample(3)
+
+
+def test_windows_of_time_across_partitions_equal_pandas() -> None:
+    """A window of time reaches as far back as it has to, over partitions of any length."""
+    hours = pd.DatetimeIndex(pd.Timestamp(2020, 1, 1) + pd.to_timedelta(np.cumsum([0, 1, 5, 0, 2, 9, 1, 1]), unit="h"))
+    whole = pd.DataFrame({"a": np.arange(8.0)}, index=hours.as_unit("us"))
+    frame = cut(whole, [1, 2, 2, 3, 6])
+    assert_same(frame.rolling("6h").sum().compute(engine=ENGINE), whole.rolling("6h").sum())
+    assert_same(frame.a.rolling("9h", center=True).mean().compute(engine=ENGINE), whole.a.rolling("9h", center=True).mean())
+
+
+def test_large_column_has_exact_quantiles_of_few_rows() -> None:
+    """More values than are kept of a partition, and many equal ones, give pandas' quantiles."""
+    rng = np.random.default_rng(0)
+    whole = pd.Series(np.concatenate([rng.normal(size=20_000), np.zeros(5_000), rng.integers(0, 9, 5_000)]))
+    shares = [0, 0.01, 0.33, 0.5, 0.77, 1]
+    assert_same(cut(whole, [100, 9_000, 21_000]).quantile(shares).compute(engine=ENGINE), whole.quantile(shares))
+
+
+def test_variance_far_from_zero_keeps_its_digits() -> None:
+    """A large mean does not swallow small deviations."""
+    whole = pd.Series(1e9 + np.random.default_rng(0).normal(size=1000))
+    frame = cut(whole, [10, 400])
+    for name in ("var", "skew", "kurt"):
+        got, want = getattr(frame, name)().compute(engine=ENGINE), getattr(whole, name)()
+        np.testing.assert_allclose(got, want, rtol=1e-5)
