@@ -55,9 +55,13 @@ class Among:
     ignore_labels: bool
 
     def __call__(self, frame: Any) -> Any:
-        labels = frame.index
         whole = pd.concat([*self.before, frame, *self.after], join=self.join, ignore_index=True)  # type: ignore[call-overload]
-        return whole if self.ignore_labels else whole.set_axis(labels, axis=0)
+        if self.ignore_labels:
+            return whole
+        labels = frame.index
+        if any(other.index.names != labels.names for other in (*self.before, *self.after)):
+            labels = labels.set_names([None] * labels.nlevels)
+        return whole.set_axis(labels, axis=0)
 
 
 class Concat(Node):
