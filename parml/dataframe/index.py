@@ -71,8 +71,9 @@ class Index(Frame, of=pd.Index):
         return Accessor(self, "str")
 
     def __getattr__(self, name: Any) -> Any:
-        if name.startswith("_") or not hasattr(type(self._meta), name):
-            raise AttributeError(f"a parml Index of dtype {self._meta.dtype if name[:1] != '_' else ''} has no {name!r}")
+        if name not in _OF_TIMES or not hasattr(type(self._meta), name):  # others may look at all labels
+            of = "" if name.startswith("_") else f" of dtype {self._meta.dtype}"
+            raise AttributeError(f"a parml Index{of} has no {name!r}; .to_series() has what a Series has")
         found = getattr(self._meta, name)
         if callable(found):  # .strftime, .normalize, .tz_convert and so on of times
             return partial(self._by_label, name)
@@ -124,6 +125,8 @@ class Index(Frame, of=pd.Index):
     def __repr__(self) -> Any:
         return f"parml Index: {self.name!r} of dtype {self.dtype}, {self.npartitions} partitions"
 
+
+_OF_TIMES = frozenset(name for name in dir(pd.Series.dt) if not name.startswith("_")) - {"freq"}
 
 ROWWISE_INDEX_METHODS = ("astype", "fillna", "isin", "isna", "isnull", "notna", "notnull", "rename", "round", "where")
 INDEX_TOTALS = ("count", "max", "min", "nunique", "value_counts")

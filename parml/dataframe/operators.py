@@ -17,6 +17,7 @@ import pandas as pd
 from parml.dataframe import steps
 from parml.dataframe.base import Frame, elementwise
 from parml.dataframe.meta import sample_of
+from parml.dataframe.plan import Blockwise, Input, Rows
 from parml.dataframe.plan_across import labelled
 from parml_core.errors import InputError, NotSupported
 
@@ -159,9 +160,12 @@ class Accessor:
         if name in ("partition", "rpartition") and kwargs.get("expand", True):
             meta = getattr(sample_of(self._series._meta).str, name)(*args, **kwargs).iloc[:0]
             return elementwise(name, partial(steps.call_partition, name, meta), (self._series, *args), kwargs)
-        # Labels are part of what extractall makes, so they have to be right before.
-        series = Frame._of(labelled(self._series._node)) if name == "extractall" else self._series
-        result = elementwise(name, partial(steps.call_accessor, self._name, name), (series, *args), kwargs)
+        step = partial(steps.call_accessor, self._name, name)
+        if name == "extractall":  # other rows than before, whose labels are made of those before
+            node = labelled(self._series._node)
+            args = (Input(0), *args)
+            return Frame._of(Blockwise(name, step, (node,), args, kwargs, rows=Rows(f"extractall {args!r} {node.rows.origin}")))
+        result = elementwise(name, step, (self._series, *args), kwargs)
         if not isinstance(result._meta, pd.Series | pd.DataFrame):
             raise NotSupported(
                 f"expected a result of each row, found that .{self._name}.{name} merges rows; use map_partitions"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import re
 import sys
+import tokenize
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -264,8 +266,26 @@ def applied(frame: Frame, name: str, meta: Any, args: tuple[Any, ...], kwargs: d
     return Frame._of(Blockwise(name, call, (frame._node,), (Input(0), *args), kwargs, meta=meta))
 
 
+OF_EACH_ROW = frozenset({"abs", "astype", "between", "dt", "isin", "isna", "isnull", "notna", "notnull", "round", "str"})
+"""Attributes of columns that an expression may name; others, like ``mean``, look at all rows."""
+
+
+def check_expression(expr: str) -> None:
+    """Raise NotSupported where an expression calls what may look at more than a row."""
+    text = re.sub(r"`[^`]*`", "name", expr)
+    tokens = ["", *(token.string for token in tokenize.generate_tokens(io.StringIO(text).readline)), ""]
+    for before, at, name, after in zip(tokens, tokens[1:], tokens[2:], tokens[3:], strict=False):
+        of_column = at == "." and name not in OF_EACH_ROW and before not in ("str", "dt")
+        if name.isidentifier() and ((of_column and before != "") or (at == "@" and after == "(")):
+            raise NotSupported(
+                f"expected an expression of each row by itself, found {at}{name}, which may look at all rows; compute it "
+                "beforehand and name the result with @, or write the step with the frame's own methods"
+            )
+
+
 def expression_columns(frame: Any, expr: str, depth: int) -> tuple[Any, dict[str, Any]]:
     """The frame with no more columns than `expr` names, and the caller's variables that it names with an ``@``."""
+    check_expression(expr)
     names = set(re.findall(r"\w+", expr))
     if "`" not in expr:
         frame = frame[[column for column in frame.columns if str(column) in names]]

@@ -210,3 +210,40 @@ def test_variance_far_from_zero_keeps_its_digits() -> None:
     for name in ("var", "skew", "kurt"):
         got, want = getattr(frame, name)().compute(engine=ENGINE), getattr(whole, name)()
         np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("expr", ["i > i.mean()", "i - f . max() > 0", "i > @f(i)", "`i`.cumsum() > 1", "i.abs().rank() > 1"])
+def test_expressions_that_look_at_all_rows_are_refused(expr: str) -> None:
+    """A partition does not have them all: what it found would be wrong."""
+    frame = cut(pd.DataFrame({"i": [1, 2, 3], "f": [1.5, 0.5, 1.0]}), [1])
+    with pytest.raises(NotSupported, match="each row by itself"):
+        frame.query(expr)
+    with pytest.raises(NotSupported, match="each row by itself"):
+        frame.eval(expr)
+
+
+def test_expressions_of_each_row_may_use_texts_and_variables() -> None:
+    whole = pd.DataFrame({"i": [1, 2, 3], "s": ["a", "ab", "b"]})
+    least = 1.5  # noqa: F841  the expressions name it
+    for expr in ("s.str.contains('a') and i > @least", "i.isin([1, 3]) and s.notna()", "i.abs() > 1.5e0"):
+        assert_same(cut(whole, [1]).query(expr).compute(engine=ENGINE), whole.query(expr))
+
+
+def test_length_of_what_makes_other_rows() -> None:
+    whole = pd.Series(["ab", "aab", "b", "aa"])
+    found = cut(whole, [2]).str.extractall("(a)")
+    assert len(found) == len(found.compute(engine=ENGINE)) == 5
+    assert_same(found.compute(engine=ENGINE), whole.str.extractall("(a)"))
+
+
+@pytest.mark.parametrize("name", ["is_unique", "is_monotonic_increasing", "sort_values", "argsort", "empty", "drop_duplicates"])
+def test_what_all_labels_tell_is_not_told_by_one_partition(name: str) -> None:
+    frame = cut(pd.DataFrame({"a": [1, 2]}, index=[3, 3]), [1])
+    try:
+        found = getattr(frame.index, name)
+    except AttributeError:
+        return
+    found = found() if callable(found) else found
+    found = found.compute(engine=ENGINE) if hasattr(found, "compute") else found
+    want = getattr(pd.Index([3, 3]), name)
+    np.testing.assert_array_equal(found, want() if callable(want) else want)
