@@ -310,7 +310,7 @@ class GroupBy:
         """The frame with no more columns than needed."""
         node = self._node
         if wanted is not None:
-            values = {column for column, _ in wanted}
+            values = {column for column, _ in wanted} | (set() if self._selection is None else set(self._chosen))
         elif everything or self._selection is None:
             return node
         else:

@@ -318,7 +318,7 @@ class FrameTotals(Totals):
 
     def describe(self, percentiles: Any = None, include: Any = None, exclude: Any = None) -> Any:
         """
-        The `Series.describe` of each column of numbers, or of the dtypes in `include`.
+        The `Series.describe` of each column of numbers or times, or of the dtypes in `include`.
 
         Parameters
         ----------
@@ -328,7 +328,7 @@ class FrameTotals(Totals):
         """
         frame: Any = self
         if include is None and exclude is None:
-            chosen = list(self._meta.select_dtypes([np.number]).columns)
+            chosen = list(self._meta.select_dtypes([np.number, "datetime"]).columns)
             frame = frame[chosen] if chosen else frame
         elif include != "all":
             frame = frame.select_dtypes(include, exclude)

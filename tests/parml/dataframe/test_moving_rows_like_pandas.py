@@ -96,6 +96,7 @@ AGGREGATIONS: dict[str, Callable[[Any], Any]] = {
     "nunique": lambda g: g[["x", "n"]].nunique(),
     "function": lambda g: g.x.agg(lambda values: values.sum() / 2),
     "apply": lambda g: g[["x", "n"]].apply(lambda part: part.x.sum()),
+    "size of a column": lambda g: g.x.size(),
 }
 ROWS: dict[str, Callable[[Any], Any]] = {
     "cumsum": lambda g: g[["x", "n"]].cumsum(),

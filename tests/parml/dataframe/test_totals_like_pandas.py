@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 
 from parml_core.engine.inline import InlineEngine
+from parml_core.errors import NotSupported
 from tests.parml.dataframe.test_operations_like_pandas import assert_same, cut
 from tests.parml.dataframe.test_rows_like_pandas import wide_tables
 
@@ -94,3 +95,10 @@ def test_total_of_random_partitions_equals_pandas(name: str, table: tuple[pd.Dat
             TOTALS[name](cut(whole, bounds)).compute(engine=ENGINE)
         return
     assert_same(TOTALS[name](cut(whole, bounds)).compute(engine=ENGINE), want)
+
+
+def test_times_are_not_left_out_of_describe() -> None:
+    """pandas describes them too."""
+    frame = cut(pd.DataFrame({"i": [1, 2], "t": pd.to_datetime(["2024-01-01", "2024-01-02"])}), [1])
+    with pytest.raises(NotSupported, match="found times"):
+        frame.describe()
