@@ -491,7 +491,7 @@ def test_nanny_killed_is_told_to_who_waits_and_who_asks(scene: Scene) -> None:
 
 
 def test_twenty_clients_one_after_the_other_leak_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Descriptors, threads, children and files are as many after twenty clusters as before."""
+    """Descriptors, threads, children and files are no more after twenty clusters than before."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("PARML_DASHBOARD__PORT", "0")
     me = psutil.Process()
@@ -508,4 +508,6 @@ def test_twenty_clients_one_after_the_other_leak_nothing(tmp_path: Path, monkeyp
     before = count()
     for _ in range(20):
         cycle()
-    assert count() == before and before[3] == []
+    after = count()  # less, where what an earlier test left warm has been given back meanwhile
+    assert all(now <= then for now, then in zip(after[:3], before[:3], strict=True)), (before, after)
+    assert before[3] == after[3] == []
