@@ -58,6 +58,21 @@ class Collector:
                 return
             self.await_(record)
 
+    def take_known(self) -> bool:
+        """Take what came with the news of the tasks' ends, if that is all there is to have: it needs no loop. Any thread."""
+        known: list[tuple[Held, Fetched]] = []
+        with self._link.lock:
+            for record in self._records:
+                if record.failure is not None:
+                    known.append((record, record.failure))
+                elif record.status == "finished" and record.small:
+                    known.append((record, Serialized(record.small, [])))
+                else:
+                    return False
+        for record, fetched in known:
+            self.have(record, fetched)
+        return True
+
     def await_(self, record: Held) -> None:
         """Fetch the result of this record, now or when it is ready."""
         if self.over or self._link.watch(record, self.await_):

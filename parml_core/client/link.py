@@ -221,8 +221,9 @@ class Link:
     def collect(self, records: Sequence[Held]) -> Collector:
         """Begin to fetch results."""
         collector = Collector(self, records)
-        self._to_start.append(collector)
-        self._wake()
+        if not collector.take_known():
+            self._to_start.append(collector)
+            self._wake()
         return collector
 
     def call_back(self, callback: Callable[[], None]) -> None:

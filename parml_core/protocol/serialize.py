@@ -28,6 +28,7 @@ from parml_core.protocol.messages import Failure
 from parml_core.typing import Buffer, Key
 
 __all__ = [
+    "MAYBE_SMALL_BYTES",
     "SMALL_BYTES",
     "RemoteTraceback",
     "Serialized",
@@ -41,7 +42,10 @@ __all__ = [
 ]
 
 SMALL_BYTES = 1024
-"""A result of at most this size travels with the news of it."""
+"""A result that is pickled to at most this size travels with the news of it."""
+
+MAYBE_SMALL_BYTES = 16 * SMALL_BYTES
+"""What takes more memory is not pickled so small: a number in a list takes 36 bytes there, and 3 in a pickle."""
 
 _IN_BAND_BYTES = 1024  # smaller buffers cost less inside the head than beside it
 _MAX_BUFFERS = 4096

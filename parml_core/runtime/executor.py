@@ -23,13 +23,19 @@ from parml_core.engine.base import Engine
 from parml_core.engine.context import inside_task
 from parml_core.graph.task import run
 from parml_core.protocol.messages import Assignment, Failure
-from parml_core.protocol.serialize import SMALL_BYTES, dumps_small, failure_of, loads
+from parml_core.protocol.serialize import MAYBE_SMALL_BYTES, dumps_small, failure_of, loads
 from parml_core.sizeof import sizeof
 from parml_core.store.disk import Unreadable
-from parml_core.store.memory import Entry
+from parml_core.store.memory import Entry, is_bulk
 from parml_core.typing import Key
 
 log = logging.getLogger(__name__)
+
+LENT_AT_ONCE_BYTES = 1024 * 1024
+"""
+A result of this size that a client holds is put where other processes can map it before anybody hears of it: sooner or later
+most are looked at from elsewhere, and then nobody waits for a copy.
+"""
 
 
 class Job:
@@ -47,7 +53,7 @@ class Outcome(NamedTuple):
 
     key: Key
     attempt: int
-    value: Any
+    entry: Entry
     nbytes: int
     duration_s: float
     failure: Failure | None
@@ -105,6 +111,8 @@ class Executor:
         Gets how many threads more belong to tasks that only wait (negative: fewer), on the loop's thread.
     on_unreadable : callable
         Gets a task that did not start, its attempt, and those of its inputs that could not be read, on the loop's thread.
+    has_room : callable
+        Whether so many bytes more are no trouble, asked on a task's thread.
     engine : Engine, optional
         Serves what the tasks themselves submit.
 
@@ -121,6 +129,7 @@ class Executor:
         on_outcomes: Callable[[list[Outcome]], None],
         on_blocked: Callable[[int], None],
         on_unreadable: Callable[[Key, int, tuple[Key, ...]], None],
+        has_room: Callable[[int], bool],
         engine: Engine | None = None,
     ) -> None:
         self._nthreads = nthreads
@@ -128,6 +137,7 @@ class Executor:
         self._on_outcomes = on_outcomes
         self._on_blocked = on_blocked
         self._on_unreadable = on_unreadable
+        self._has_room = has_room
         self._engine = engine
         self._loop = asyncio.get_running_loop()
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
@@ -237,7 +247,7 @@ class Executor:
             self._leave(job)
             return  # it was taken back
         _current.job = job
-        value, nbytes, failure, small = None, 0, None, b""
+        value, entry, nbytes, failure, small = None, Entry(), 0, None, b""
         started = perf_counter()
         try:
             fn = self._loaded.get(fn_id)
@@ -253,16 +263,19 @@ class Executor:
                 value = run(fn, args, kwargs, tuple(results), results)
             else:
                 value = fn(*args, **kwargs)
-            duration_s = perf_counter() - started
-            nbytes = sizeof(value)
-            if job.assignment.wanted and nbytes <= SMALL_BYTES:
+            nbytes, entry = sizeof(value), Entry(value)
+            if job.assignment.wanted and nbytes <= MAYBE_SMALL_BYTES:
                 small = dumps_small(value)
+            elif job.assignment.wanted and nbytes >= LENT_AT_ONCE_BYTES and is_bulk(value) and self._has_room(nbytes):
+                value = None  # the entry has it, and lets go of it
+                entry.to_segment()
+            duration_s = perf_counter() - started
         except BaseException as error:  # SystemExit and KeyboardInterrupt are the task's failures like any other
             duration_s = perf_counter() - started
             failure = failure_of(error, key=key, worker=self._worker)
             error.__traceback__ = None  # its frames hold the inputs
         self._leave(job)
-        self._report(Outcome(key, attempt, value, nbytes, duration_s, failure, small))
+        self._report(Outcome(key, attempt, entry, nbytes, duration_s, failure, small))
 
     def _leave(self, job: Job) -> None:
         """This thread is done with a job; one that was skipped while it ran needs no room beside another's any more."""

@@ -116,6 +116,10 @@ class MemoryWatch:
         """Where a value should go before it is lent: a copy in shared memory would come on top of what is too much already."""
         return self._disk if used_bytes() > self._spill and self._full is None else None
 
+    def has_room(self, nbytes: int) -> bool:
+        """Whether so much more would not have to be moved to disk. Any thread."""
+        return used_bytes() + nbytes <= self._target
+
     def look(self) -> None:
         """Tell what is so now. To be called, too, whenever much has come into the store, before anything more is started."""
         used = used_bytes()

@@ -138,7 +138,13 @@ class Worker:
             policy = WorkerPolicy(fetching_bytes=min(policy.fetching_bytes, int(spec.memory_bytes * _FETCHING_SHARE)))
         self.kernel = WorkerKernel(spec.nthreads, self.address, policy)
         self._executor = Executor(
-            spec.nthreads, spec.name, self._on_outcomes, self._on_blocked, self._on_unreadable, self._engine
+            spec.nthreads,
+            spec.name,
+            self._on_outcomes,
+            self._on_blocked,
+            self._on_unreadable,
+            lambda nbytes: self._memory is None or self._memory.has_room(nbytes),
+            self._engine,
         )
         info = WorkerInfo(self.id, spec.name, spec.host, spec.nthreads, spec.memory_bytes, spec.resources, os.getpid())
         hello = Hello("worker", self.id, my_versions(), worker=info, address=self.address)
@@ -268,10 +274,10 @@ class Worker:
         self._ran, self._freed_s = True, time.monotonic()
         events = []
         stored_bytes = 0
-        for key, attempt, value, nbytes, duration_s, failure, small in outcomes:
+        for key, attempt, entry, nbytes, duration_s, failure, small in outcomes:
             if self.kernel.accepts(key, attempt):
                 if failure is None:
-                    self.store.put(key, value, nbytes)
+                    self.store.keep(key, entry, nbytes)
                     stored_bytes += nbytes
                 events.append(ev.RunEnded(key, attempt, nbytes, duration_s, failure, small))
         self._look_after(stored_bytes)

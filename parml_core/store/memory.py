@@ -129,12 +129,17 @@ class Entry:
                     self._spill(disk)
             if self._on_disk is not None:
                 return Serialized(b"", []), self._on_disk.loan()
-            serialized = self.serialized()
-            shared = share(serialized)
-            if shared is not serialized:
-                self._serialized = shared
-                self._value = _NOTHING
+            shared = self.to_segment()
             return shared, loan_of(shared)
+
+    def to_segment(self) -> Serialized:
+        """Move the value into memory that others can map, as `lend` does. For whoever alone knows of it."""
+        serialized = self.serialized()
+        shared = share(serialized)
+        if shared is not serialized:
+            self._serialized = shared
+            self._value = _NOTHING
+        return shared
 
 
 class MemoryStore:
@@ -157,7 +162,10 @@ class MemoryStore:
         self._large: OrderedDict[Key, None] = OrderedDict()  # those that may go to disk, the one used last at the end
 
     def put(self, key: Key, value: Any, nbytes: int = 0) -> None:
-        self._entries[key] = Entry(value)
+        self.keep(key, Entry(value), nbytes)
+
+    def keep(self, key: Key, entry: Entry, nbytes: int) -> None:
+        self._entries[key] = entry
         if nbytes >= SPILLED_BYTES:
             self._large[key] = None
 
@@ -183,6 +191,24 @@ class MemoryStore:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+def is_bulk(value: Any) -> bool:
+    """
+    Whether a value is little else than its buffers: an array of numbers, or a table of such columns.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> is_bulk(np.zeros(3)), is_bulk(np.array([None])), is_bulk([1, 2])
+    (True, False, False)
+    """
+    match type(value).__module__.partition(".")[0], type(value).__name__:
+        case "numpy", "ndarray":
+            return not value.dtype.hasobject
+        case "pandas", "DataFrame":
+            return not any(dtype.kind == "O" and dtype.name == "object" for dtype in value.dtypes)
+    return False
 
 
 def _share_array(value: Any) -> Any:

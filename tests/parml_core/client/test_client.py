@@ -150,6 +150,34 @@ def test_result_arrays_are_the_callers_own(client: Client) -> None:
     assert array[0] == 1
 
 
+def mapped_from(array: np.ndarray) -> str:
+    """What file the memory of an array is mapped from."""
+    address = array.__array_interface__["data"][0]
+    with open("/proc/self/maps") as maps:
+        for span, *_, name in (line.split(maxsplit=5) for line in maps):
+            first, end = (int(number, 16) for number in span.split("-"))
+            if first <= address < end:
+                return name.strip()
+    return ""
+
+
+@pytest.mark.parametrize("make", [np.ones, lambda n: pd.DataFrame({"a": np.ones(n), "b": 1.0})])
+def test_large_result_lies_where_others_can_map_it_before_anybody_asks_for_it(client: Client, make: Any) -> None:
+    worker, _ = client.workers()
+    where = Hints(where=(worker.id,))
+    future = client.submit(make, 500_000, hints=where)
+    client.wait([future])
+    assert "memfd" in client.submit(lambda value: mapped_from(np.asarray(value)), future, hints=where).result()
+    np.testing.assert_equal(client.submit(np.asarray, future, hints=where).result(), np.asarray(make(500_000)))
+
+
+def test_many_small_numbers_are_known_with_the_news_of_them(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    future = client.submit(list, range(150))
+    client.wait([future])
+    monkeypatch.setattr(client.link.fetcher, "fetch", lambda *_: pytest.fail("it was fetched from its worker"))
+    assert future.result() == list(range(150))
+
+
 def test_lambda_and_closure_run_on_workers(client: Client) -> None:
     """Functions that workers cannot import travel by value."""
     offset = 40
