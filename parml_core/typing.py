@@ -35,3 +35,15 @@ def group_of(key: Key) -> Group:
     head = key.split(":", 1)[0]
     name, _, token = head.rpartition("-")
     return name or token
+
+
+def host_of(address: Address) -> str:
+    """
+    The host in an address.
+
+    Examples
+    --------
+    >>> host_of("tcp://127.0.0.1:8786"), host_of("tcp://[::1]:8786"), host_of("inproc://name")
+    ('127.0.0.1', '[::1]', 'name')
+    """
+    return address.partition("://")[2].rpartition(":")[0] or address.partition("://")[2]

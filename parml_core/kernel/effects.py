@@ -50,10 +50,11 @@ class Skip(Effect):
 
 
 class Fetch(Effect):
-    """Ask this peer for these values."""
+    """Ask this peer for these values. `patient`: for a single one, whose holder may have it come from another (`uploads`)."""
 
     peer: Address
     keys: tuple[Key, ...]
+    patient: bool = False
 
 
 class Drop(Effect):

@@ -79,6 +79,14 @@ class Fetched(Event):
     failures: dict[Key, Failure] = {}
 
 
+class Redirected(Event):
+    """A patient request was answered with another holder, which has just got the value from this one."""
+
+    peer: Address
+    key: Key
+    to: Address
+
+
 class FetchFailed(Event):
     """A request to a peer failed: the peer could not be reached, or went away."""
 

@@ -971,12 +971,12 @@ class SchedulerKernel:
 
 
 def _few(holders: dict[WorkerRecord, None], receiver: WorkerRecord) -> list[WorkerRecord]:
-    """At most four holders; the receiver itself alone where it is one."""
+    """At most four holders, those on the receiver's host first; the receiver itself alone where it is one."""
     if receiver in holders:
         return [receiver]
-    n_holders = len(holders)
-    if n_holders <= 4:
-        return list(holders)
     some = list(holders)
-    start = receiver.index % n_holders  # spreads the readers of a widely held value
-    return (some + some)[start : start + 4]
+    if len(some) > 1:
+        start = receiver.index % len(some)  # spreads the readers of a widely held value
+        some = some[start:] + some[:start]
+        some.sort(key=lambda holder: holder.info.host != receiver.info.host)
+    return some[:4]

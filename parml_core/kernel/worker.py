@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
+from math import inf
 from typing import Any
 
 import msgspec
@@ -20,7 +21,7 @@ import msgspec
 from parml_core.kernel import effects as fx
 from parml_core.kernel import events as ev
 from parml_core.protocol import messages as m
-from parml_core.typing import Address, Key
+from parml_core.typing import Address, Key, host_of
 
 
 class WorkerPolicy(msgspec.Struct, frozen=True):
@@ -35,11 +36,14 @@ class WorkerPolicy(msgspec.Struct, frozen=True):
         No request to a peer asks for more keys.
     fetching_bytes : int
         Inputs on their way come to at most so many bytes, in requests of at most a quarter of that; a larger one comes alone.
+    patient_bytes : int
+        A value of this size that another host has may be wanted by many: it is asked for alone, and comes from any of them.
     """
 
     run_ahead_s: float = 0.005
     fetch_keys_max: int = 500
     fetching_bytes: int = 256 << 20
+    patient_bytes: int = 4 << 20
 
 
 class Run:
@@ -84,6 +88,7 @@ class WorkerKernel:
     def __init__(self, nthreads: int, address: Address, policy: WorkerPolicy | None = None) -> None:
         self.nthreads = nthreads
         self.address = address
+        self.host = host_of(address)
         self.policy = policy or WorkerPolicy()
         self.values: dict[Key, int] = {}
         self.made_by: dict[Key, int] = {}  # attempt that made a value of this store
@@ -115,6 +120,7 @@ class WorkerKernel:
             ev.TakenBack: self._on_taken_back,
             ev.RankInputsMissing: self._on_rank_inputs_missing,
             ev.Fetched: self._on_fetched,
+            ev.Redirected: self._on_redirected,
             ev.FetchFailed: self._on_fetch_failed,
             ev.ValuesPut: self._on_values_put,
             ev.SlotsBlocked: self._on_slots_blocked,
@@ -264,12 +270,13 @@ class WorkerKernel:
     # --- inputs --------------------------------------------------------------------------------------------------------
 
     def _ask(self, key: Key, wanted: Wanted) -> None:
-        """Ask the holder with the fewest keys asked of it; when every holder was tried, the runs cannot go on here."""
+        """
+        Ask a holder on this host, where there is one, and of several the one with the fewest keys asked of it; when every
+        holder was tried, the runs cannot go on here.
+        """
         left = [holder for holder in wanted.holders if holder not in wanted.tried]
         if left:
-            peer = min(left, key=lambda a: len(self.to_ask.get(a, ())) + len(self.asking.get(a, ())))
-            wanted.asked = peer
-            self.to_ask.setdefault(peer, {})[key] = None
+            self._ask_of(min(left, key=self._cost_of), key, wanted)
             return
         wanted.asked = None
         missing = [(key, holder, absent) for holder, absent in wanted.tried.items()]
@@ -278,6 +285,16 @@ class WorkerKernel:
             self._let_go(run)
         self.wanted.pop(key, None)
 
+    def _cost_of(self, holder: Address) -> tuple[bool, int]:
+        return not self._near(holder), len(self.to_ask.get(holder, ())) + len(self.asking.get(holder, ()))
+
+    def _near(self, peer: Address) -> bool:
+        return host_of(peer) == self.host
+
+    def _ask_of(self, peer: Address, key: Key, wanted: Wanted) -> None:
+        wanted.asked = peer
+        self.to_ask.setdefault(peer, {})[key] = None
+
     def _ask_peers(self) -> None:
         """One request to a peer at a time: what is asked for meanwhile goes into the next one."""
         if not self.to_ask or self.pressure.moving:
@@ -285,18 +302,20 @@ class WorkerKernel:
         for peer, waiting in list(self.to_ask.items()):
             if peer in self.asking:
                 continue
-            keys, nbytes = self._take_affordable(waiting)
+            patient_bytes = inf if self._near(peer) else self.policy.patient_bytes
+            keys, nbytes = self._take_affordable(waiting, patient_bytes)
             if not waiting:
                 del self.to_ask[peer]
             if keys:
                 self.asking[peer] = keys
                 self.asking_bytes[peer] = nbytes
-                self._effects.append(fx.Fetch(peer, keys))
+                self._effects.append(fx.Fetch(peer, keys, patient=len(keys) == 1 and nbytes >= patient_bytes))
 
-    def _take_affordable(self, waiting: dict[Key, None]) -> tuple[tuple[Key, ...], int]:
+    def _take_affordable(self, waiting: dict[Key, None], patient_bytes: float) -> tuple[tuple[Key, ...], int]:
         """
         Take out the first of these keys for which there is room now, at least one where nothing is on its way; and their bytes.
 
+        One of `patient_bytes` or more is taken alone.
         Those that nobody waits for any more go too. What lies behind is not looked at: it may be much, and this is done often.
         """
         most = self.policy.fetching_bytes
@@ -309,7 +328,8 @@ class WorkerKernel:
             if wanted is not None:
                 size = wanted.nbytes
                 fits = nbytes + size <= min(room, most // 4) if keys else size <= room or not self.asking
-                if not fits or len(keys) == self.policy.fetch_keys_max:
+                alone = bool(keys) and (size >= patient_bytes or (len(keys) == 1 and nbytes >= patient_bytes))
+                if not fits or alone or len(keys) == self.policy.fetch_keys_max:
                     break
                 keys.append(key)
                 nbytes += size
@@ -339,6 +359,18 @@ class WorkerKernel:
             self._try_another(key, event.peer, absent=True)
         for key, failure in event.failures.items():
             self._cannot_be_had(key, failure)
+
+    def _on_redirected(self, event: ev.Redirected) -> None:
+        self._answered(event.peer)
+        wanted = self.wanted.get(event.key)
+        if wanted is None or wanted.asked != event.peer:
+            return
+        if event.to == self.address:  # it has what this worker does not have any more
+            self._try_another(event.key, event.peer, absent=False)
+            return
+        wanted.holders[event.to] = None
+        wanted.tried.pop(event.to, None)
+        self._ask_of(event.to, event.key, wanted)
 
     def _on_fetch_failed(self, event: ev.FetchFailed) -> None:
         self._answered(event.peer)

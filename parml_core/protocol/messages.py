@@ -458,11 +458,24 @@ class Loan(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class GetValues(Message):
-    """Send these values. → `Values`. `place`: a holder there may lend large ones instead; empty: it shall send all of them."""
+    """
+    Send these values. → `Values`. `place`: a holder there may lend large ones instead; empty: it shall send all of them.
+
+    `patient`: of one large value. The answer may come when others have been sent it, or name one of them, and is followed by
+    `Took`.
+    """
 
     request: int
     keys: list[Key]
     place: str = ""
+    patient: bool = False
+
+
+class Took(Message):
+    """The answer to a patient request was read: others can be told to ask the sender for the value, if it is `kept`."""
+
+    key: Key
+    kept: bool
 
 
 class PutValues(Message):
@@ -480,7 +493,7 @@ class PutValues(Message):
     loans: dict[Key, Loan] = {}
 
 
-ToData: TypeAlias = GetValues | PutValues
+ToData: TypeAlias = GetValues | Took | PutValues
 
 
 class Values(Message):
@@ -488,6 +501,7 @@ class Values(Message):
     Values as pickle-5 heads, buffers out of band. ``heads[i]`` is None where the worker does not have keys[i].
 
     `failures` tells for a key that is there but cannot be pickled why: its head is None too. Buffers of `loans` are not sent.
+    `elsewhere` has just got the value of a patient request, and shall be asked for it; nothing is sent.
     """
 
     request: int
@@ -495,6 +509,7 @@ class Values(Message):
     buffers: list[int]
     failures: dict[Key, Failure] = {}
     loans: dict[Key, Loan] = {}
+    elsewhere: Address = ""
 
 
 class PutDone(Message):

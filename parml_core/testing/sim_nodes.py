@@ -14,6 +14,7 @@ from parml_core.kernel.journal import Journal
 from parml_core.kernel.records import SchedulerPolicy
 from parml_core.kernel.scheduler import SchedulerKernel
 from parml_core.kernel.transitions import State
+from parml_core.kernel.uploads import Asker, Turn, Uploads
 from parml_core.kernel.worker import WorkerKernel, WorkerPolicy
 from parml_core.protocol import messages as m
 from parml_core.testing.sim_world import Wire, World
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 TICK_S = 1.0
 HEARTBEAT_S = 4.0
+OVERDUE_S = 0.5
+UPLOAD = 20  # times as long as a message a value travels that may be asked for by many
 
 _from_client = m.decoder_of(m.FromClient)
 _from_worker = m.decoder_of(m.FromWorker)
@@ -141,7 +144,12 @@ class WorkerNode:
         self.address = address
         self.alive = True
         self.hangs = False  # for ever
-        policy = WorkerPolicy(fetching_bytes=world.rng.choice((50, 30_000, 256 << 20)))
+        policy = WorkerPolicy(
+            fetching_bytes=world.rng.choice((50, 30_000, 256 << 20)), patient_bytes=world.rng.choice((0, 0, 10_000, 4 << 20))
+        )
+        self.asker = Asker(address, world.rng.choice(("", "here", "there")))
+        self.uploads = Uploads()
+        self.parked: dict[tuple[Key, Asker], Callable[[Address], None]] = {}  # requests that wait for their turn
         self.kernel = WorkerKernel(info.nthreads, address, policy)
         self.store = dict(holds)
         self.kernel.values.update({key: work.nbytes(key) for key in holds})
@@ -177,6 +185,9 @@ class WorkerNode:
                 del self.world.data[self.address]
             for call in self.ended:
                 call()
+            parked, self.parked = self.parked, {}
+            for give in parked.values():
+                give("")
 
     def leave(self) -> None:
         self.up.send([m.WorkerBye("it was told to")])
@@ -371,7 +382,27 @@ class WorkerNode:
     # --- the data plane ------------------------------------------------------------------------------------------------
 
     def _fetch(self, effect: fx.Fetch) -> None:
-        request_values(self.world, self.id, effect.peer, effect.keys, self._fetched)
+        request_values(self.world, self.id, effect.peer, effect.keys, self._fetched, self if effect.patient else None)
+
+    def give_in_turn(self, key: Key, asker: Asker, give: Callable[[Address], None]) -> None:
+        """Call `give` with whom to ask instead, or to give the value itself, when it is the asker's turn."""
+        if self.uploads.ask(key, self.work.nbytes(key), asker, self.world.now):
+            give("")
+        else:
+            self.parked[key, asker] = give
+            self.world.at(OVERDUE_S, self._look_for_overdue)
+
+    def take_turns(self, turns: Sequence[Turn]) -> None:
+        for turn in turns:
+            give = self.parked.pop((turn.key, turn.asker), None)
+            if give is not None:
+                give(turn.elsewhere)
+
+    def _look_for_overdue(self) -> None:
+        if self.alive:
+            self.take_turns(self.uploads.overdue(self.world.now))
+            if self.parked:
+                self.world.at(OVERDUE_S, self._look_for_overdue)
 
     def forget(self, keys: tuple[Key, ...]) -> None:
         """Values are gone, by a fault of this process, that the scheduler believes to be here."""
@@ -406,8 +437,14 @@ _EFFECTS: dict[type, Any] = {
 }
 
 
-def request_values(world: World, process: str, address: Address, keys: tuple[Key, ...], answer: Any) -> None:
-    """Ask a worker for values: ``answer(address, keys, found)``, with None where it could not be reached."""
+def request_values(
+    world: World, process: str, address: Address, keys: tuple[Key, ...], answer: Any, patient: WorkerNode | None = None
+) -> None:
+    """
+    Ask a worker for values: ``answer(address, keys, found)``, with None where it could not be reached.
+
+    `patient`: the worker that asks, and can be told to ask another one.
+    """
 
     def ask() -> None:
         peer = world.data.get(address)
@@ -418,12 +455,29 @@ def request_values(world: World, process: str, address: Address, keys: tuple[Key
             peer.forget(keys)
         if world.rng.random() < world.unreadable:
             peer.do([ev.ValuesUnreadable(keys[:1])])
-        found = {key: peer.store[key] for key in keys if key in peer.store}
-        world.at(world.some_delay_s(), reply, peer, found)
+        if patient is None:
+            give(peer, "")
+        else:
+            peer.give_in_turn(keys[0], patient.asker, lambda elsewhere: give(peer, elsewhere))
 
-    def reply(peer: WorkerNode, found: dict[Key, int]) -> None:
+    def give(peer: WorkerNode, elsewhere: Address) -> None:
+        found = {key: peer.store[key] for key in keys if key in peer.store}
+        upload = UPLOAD if patient is not None and not elsewhere else 1
+        world.at(upload * world.some_delay_s(), reply, peer, found, elsewhere)
+
+    def reply(peer: WorkerNode, found: dict[Key, int], elsewhere: Address) -> None:
         lost = not peer.alive or not world.reaches(process, peer.id)
-        world.note(f"{process} fetched {'nothing' if lost else list(found)} from {peer.id}")
-        answer(address, keys, None if lost else found)
+        world.note(f"{process} fetched {'nothing' if lost else elsewhere or list(found)} from {peer.id}")
+        if not elsewhere or lost:
+            answer(address, keys, None if lost else found)
+        elif patient is not None and patient.alive:
+            patient.do([ev.Redirected(address, keys[0], elsewhere)])
+        if patient is not None and not elsewhere:
+            kept = not lost and patient.alive and keys[0] in patient.kernel.values
+            world.at(world.some_delay_s(), took, peer, patient.asker, kept)
+
+    def took(peer: WorkerNode, asker: Asker, kept: bool) -> None:
+        if peer.alive:
+            peer.take_turns(peer.uploads.ended(keys[0], asker, world.now, kept=kept))
 
     world.at(world.some_delay_s(), ask)

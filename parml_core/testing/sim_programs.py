@@ -250,6 +250,7 @@ class Options(msgspec.Struct, frozen=True):
     nested: float
     gangs: float
     cancels: float
+    broadcasts: float = 0.0  # of the first task's result to that share of the others
 
     @staticmethod
     def draw(rng: Random) -> Options:
@@ -257,7 +258,7 @@ class Options(msgspec.Struct, frozen=True):
             return rng.random() * high if rng.random() < p else 0.0
 
         large = rng.random() < 0.1
-        return Options(
+        options = Options(
             n_workers=rng.choice((1, 1, 2, 2, 3, 4)),
             n_clients=rng.choice((1, 1, 2, 3)),
             n_tasks=rng.randint(40, 160) if large else rng.randint(3, 30),
@@ -274,6 +275,10 @@ class Options(msgspec.Struct, frozen=True):
             gangs=rate(0.4, 0.5),
             cancels=rate(0.4, 0.4),
         )
+        if rng.random() < 0.2:
+            wide = {"n_workers": rng.choice((4, 8)), "n_tasks": 30, "duration_s": 0.3, "broadcasts": rng.random()}
+            return msgspec.structs.replace(options, **wide)
+        return options
 
 
 def make_jobs(work: Work, options: Options, rng: Random) -> list[Key]:
@@ -292,6 +297,8 @@ def make_jobs(work: Work, options: Options, rng: Random) -> list[Key]:
         deps = rng.sample(near, min(len(near), rng.randint(0, n_deps_max)))
         if n_scattered and rng.random() < options.scatters:
             deps.append(f"scattered-{rng.randrange(n_scattered)}")
+        if options.broadcasts and keys and keys[0] not in deps and rng.random() < options.broadcasts:
+            deps.append(keys[0])
         children: tuple[Key, ...] = ()
         if rng.random() < options.nested:
             children = tuple(f"child-{i:x}.{j}" for j in range(rng.randint(1, 4)))
