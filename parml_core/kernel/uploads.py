@@ -23,10 +23,11 @@ PATIENCE, PATIENCE_S = 4, 1.0
 
 
 class Asker(NamedTuple):
-    """A worker that asks for a value; empty is a `place` that nobody shares."""
+    """A worker that asks for a value, by which of its connections; empty is a `place` that nobody shares."""
 
     address: Address
     place: str
+    connection: int = 0
 
 
 class Turn(NamedTuple):

@@ -13,7 +13,7 @@ from parml_core.comm import connect
 from parml_core.comm.base import Comm, Credentials, Limits, my_versions
 from parml_core.config import Settings
 from parml_core.errors import ConnectionLost, ParmlError
-from parml_core.protocol.messages import FromData, GetValues, Hello, Loan, PutDone, PutValues, Values, decoder_of, encoder
+from parml_core.protocol.messages import FromData, GetValues, Hello, Loan, PutDone, PutValues, Took, Values, decoder_of, encoder
 from parml_core.protocol.serialize import Serialized
 from parml_core.store.disk import Unreadable, borrow_from_disk
 from parml_core.store.shared import borrow, loan_of, this_place
@@ -101,9 +101,15 @@ class DataLink:
         self._watcher = asyncio.ensure_future(self._watch(silence_s / 3))
 
     @classmethod
-    async def open(cls, address: Address, credentials: Credentials, id: str, settings: Settings) -> DataLink:
-        """Connect to a worker's data plane. Raises ConnectionLost, AuthenticationError, AddressError."""
-        hello, limits = Hello("data", id, my_versions()), limits_of(settings)
+    async def open(
+        cls, address: Address, credentials: Credentials, id: str, settings: Settings, mine: Address = ""
+    ) -> DataLink:
+        """
+        Connect to a worker's data plane; `mine` is that of the worker that connects.
+
+        Raises ConnectionLost, AuthenticationError, AddressError.
+        """
+        hello, limits = Hello("data", id, my_versions(), address=mine), limits_of(settings)
         silence_s = settings.scheduler.worker_timeout_s
 
         def open_comm(timeout_s: float) -> Awaitable[Comm]:
@@ -119,13 +125,16 @@ class DataLink:
         """The answer, and for each key its value or None. Raises ConnectionLost."""
         return await self._get(keys, "")
 
-    async def borrow(self, keys: Sequence[Key], *, keep: bool, private: bool = False) -> tuple[Values, list[Serialized | None]]:
+    async def borrow(
+        self, keys: Sequence[Key], *, keep: bool, private: bool = False, patient: bool = False
+    ) -> tuple[Values, list[Serialized | None]]:
         """
         As `get`; of a worker on this host large values are not copied: their buffers are memory of both.
 
-        `keep`: they can be lent in turn. `private`: they are writable, and what is written is this process's alone.
+        `keep`: they can be lent in turn. `private`: they are writable, and what is written is this process's alone. `patient`:
+        the one value that is asked for may come later, or from another worker (`Values.elsewhere`); if it comes, say `took`.
         """
-        answer, values = await self._get(keys, this_place())
+        answer, values = await self._get(keys, this_place(), patient=patient)
         gone = []
         for i, (key, value) in enumerate(zip(keys, values, strict=True)):
             loan = answer.loans.get(key)
@@ -144,9 +153,14 @@ class DataLink:
                 values[i] = value
         return answer, values
 
-    async def _get(self, keys: Sequence[Key], place: str) -> tuple[Values, list[Serialized | None]]:
+    def took(self, key: Key, kept: bool) -> None:
+        """The answer to a patient request was read."""
+        with contextlib.suppress(ConnectionLost):
+            self._comm.write(encoder.encode([Took(key, kept)]))
+
+    async def _get(self, keys: Sequence[Key], place: str, *, patient: bool = False) -> tuple[Values, list[Serialized | None]]:
         self._n_requests += 1
-        values, buffers = await self._ask(self._n_requests, GetValues(self._n_requests, list(keys), place), ())
+        values, buffers = await self._ask(self._n_requests, GetValues(self._n_requests, list(keys), place, patient), ())
         return values, unpack(values.heads, values.buffers, buffers)
 
     async def put(self, keys: Sequence[Key], values: Sequence[Serialized]) -> None:
@@ -215,12 +229,13 @@ class DataLink:
 
 
 class DataLinks:
-    """One DataLink to each worker that is talked to, opened when first needed."""
+    """One DataLink to each worker that is talked to, opened when first needed. `mine`: where this worker gives values."""
 
-    def __init__(self, credentials: Credentials, id: str, settings: Settings) -> None:
+    def __init__(self, credentials: Credentials, id: str, settings: Settings, mine: Address = "") -> None:
         self._credentials = credentials
         self._id = id
         self._settings = settings
+        self._mine = mine
         self._links: dict[Address, asyncio.Future[DataLink]] = {}
 
     async def to(self, address: Address) -> DataLink:
@@ -234,7 +249,7 @@ class DataLinks:
             opening = None
         if opening is None:
             opening = self._links[address] = asyncio.ensure_future(
-                DataLink.open(address, self._credentials, self._id, self._settings)
+                DataLink.open(address, self._credentials, self._id, self._settings, self._mine)
             )
         return await asyncio.shield(opening)
 

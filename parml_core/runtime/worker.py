@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import gc
 import logging
 import os
@@ -24,45 +23,37 @@ from parml_core.comm import connect, listen, listens
 from parml_core.comm.base import Comm, Credentials, my_versions
 from parml_core.config import Settings
 from parml_core.engine.base import Engine, WorkerInfo
-from parml_core.errors import ClusterError, ConnectionLost, ParmlError
+from parml_core.errors import ClusterError, ParmlError
 from parml_core.kernel import effects as fx
 from parml_core.kernel import events as ev
 from parml_core.kernel.worker import WorkerKernel, WorkerPolicy
 from parml_core.protocol.messages import (
     Assignment,
     Failure,
-    GetValues,
     Heartbeat,
     Hello,
-    PutDone,
-    PutValues,
-    ToData,
     ToWorker,
-    Values,
     WorkerBye,
     decoder_of,
-    encoder,
 )
 from parml_core.protocol.serialize import Serialized, failure_of
+from parml_core.runtime.data import DataServer
 from parml_core.runtime.executor import Executor, Job, Outcome
 from parml_core.runtime.machine import allow_open_files, memory_bytes
 from parml_core.runtime.memory import MemoryWatch, give_back_freed, keep_freed
 from parml_core.runtime.nanny_link import NannyLink
-from parml_core.runtime.peer import Conversation, DataLinks, limits_of, unpack
+from parml_core.runtime.peer import Conversation, DataLinks, limits_of
 from parml_core.runtime.rank import RankNotStarted, RankProcess
 from parml_core.runtime.specs import RankSpec, Ready, WorkerSpec, tell_ready
-from parml_core.store.disk import Disk, Unreadable
+from parml_core.store.disk import Disk
 from parml_core.store.memory import SPILLED_BYTES, MemoryStore
 from parml_core.store.pool import IDLE_S, pool
-from parml_core.store.shared import borrow, this_place
 from parml_core.typing import Key
 
 log = logging.getLogger("parml.worker")
 
-_to_data = decoder_of(ToData)
 _to_worker = decoder_of(ToWorker)
 
-_PICKLE_ASIDE_BYTES = 1024 * 1024  # larger values are pickled off the loop, which has heartbeats to send
 _MUCH_BYTES = 1 << 20  # that came into the store: the memory is looked at before more is started
 _FETCHING_SHARE = 1 / 8  # of the memory limit, for inputs on their way
 _WARM_SHARE = 1 / 8  # of the memory limit, for what was freed and waits for another use
@@ -93,7 +84,6 @@ class Worker:
         self._nanny: NannyLink | None = None
         self._nanny_lock = asyncio.Lock()
         self._credentials = Credentials(spec.secret)
-        self._links = DataLinks(self._credentials, self.id, self.settings)
         self._ranks: dict[tuple[Key, int], asyncio.Task[None]] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._memory: MemoryWatch | None = None  # without a limit there is nothing to watch
@@ -133,10 +123,20 @@ class Worker:
             allow_insecure=spec.allow_insecure,
         )
         self.address = self._listener.address
+        self._links = DataLinks(self._credentials, self.id, self.settings, self.address)
         policy = WorkerPolicy()
         if spec.memory_bytes:
             policy = WorkerPolicy(fetching_bytes=min(policy.fetching_bytes, int(spec.memory_bytes * _FETCHING_SHARE)))
         self.kernel = WorkerKernel(spec.nthreads, self.address, policy)
+        self._data = DataServer(
+            spec.name,
+            self.store,
+            self.kernel.values,
+            handle=lambda event: self._handle([event]),
+            look_after=self._look_after,
+            has_lent=self._has_lent,
+            disk_for=self._disk_for,
+        )
         self._executor = Executor(
             spec.nthreads,
             spec.name,
@@ -354,10 +354,13 @@ class Worker:
     async def _fetch(self, effect: fx.Fetch) -> None:
         try:
             link = await self._links.to(effect.peer)
-            answer, values = await link.borrow(effect.keys, keep=True)
+            answer, values = await link.borrow(effect.keys, keep=True, patient=effect.patient)
         except (ParmlError, OSError) as error:
             log.info("worker %s could not fetch from %s: %s", self.spec.name, effect.peer, error)
             self._handle([ev.FetchFailed(effect.peer, effect.keys)])
+            return
+        if answer.elsewhere:
+            self._handle([ev.Redirected(effect.peer, effect.keys[0], answer.elsewhere)])
             return
         here, absent = [], []
         for key, value in zip(effect.keys, values, strict=True):
@@ -368,80 +371,19 @@ class Worker:
                 absent.append(key)
         self._look_after(sum(nbytes for _, nbytes in here))
         self._handle([ev.Fetched(effect.peer, tuple(here), tuple(absent), answer.failures)])
+        if effect.patient:
+            link.took(effect.keys[0], effect.keys[0] in self.kernel.values)
 
     async def _serve_data(self, comm: Comm) -> None:
-        """Give values, and keep values that are put, as long as the peer stays."""
-        try:
-            while True:
-                header, buffers = await comm.read()
-                for request in _to_data.decode(header):
-                    if type(request) is GetValues:
-                        values, out = await self._give(request)
-                        comm.write(encoder.encode([values]), out)
-                    else:
-                        comm.write(encoder.encode([self._keep(request, buffers)]))
-                await comm.drain()
-        except ConnectionLost:
-            comm.abort()
-
-    async def _give(self, request: GetValues) -> tuple[Values, list[Any]]:
-        heads: list[bytes | None] = []
-        counts: list[int] = []
-        out: list[Any] = []
-        failures = {}
-        unreadable = []
-        loans = {}
-        sizes = self.kernel.values
-        lends = request.place != "" and request.place == this_place()
-        for key in request.keys:
-            entry = self.store.entry(key)
-            serialized, loan = None, None
-            if entry is not None:
-                pack = functools.partial(entry.lend, self._disk_for(sizes.get(key, 0))) if lends else entry.pack
-                try:
-                    if sizes.get(key, 0) > _PICKLE_ASIDE_BYTES:
-                        serialized, loan = await asyncio.to_thread(pack)
-                    else:
-                        serialized, loan = pack()
-                except ParmlError as error:
-                    failures[key] = failure_of(error, key=key, worker=self.spec.name)
-                except Unreadable as why:
-                    log.warning("the value of %s has to be made again, since it was damaged on disk: %s", key, why)
-                    unreadable.append(key)
-            if loan is not None:
-                loans[key] = loan
-                self._freed_s = time.monotonic()
-                self._look_after(sizes.get(key, 0))  # it moved into a segment, and malloc may keep what it freed
-            buffers = [] if serialized is None or loan is not None else serialized.buffers
-            heads.append(None if serialized is None else serialized.head)
-            counts.append(len(buffers))
-            out.extend(buffers)
-        if unreadable:
-            self._handle([ev.ValuesUnreadable(tuple(unreadable))])
-        return Values(request.request, heads, counts, failures, loans), out
+        await self._data.serve(comm)
 
     def _disk_for(self, nbytes: int) -> Disk | None:
         """Where a value of this size is moved to rather than to be lent from memory."""
         return None if self._memory is None or nbytes < SPILLED_BYTES else self._memory.disk_to_lend_from()
 
-    def _keep(self, request: PutValues, buffers: Sequence[memoryview]) -> PutDone:
-        sizes, refused = [], []
-        for key, value in zip(request.keys, unpack(request.heads, request.buffers, buffers), strict=True):
-            assert value is not None
-            kept, loan = value, request.loans.get(key)
-            if loan is not None:
-                try:
-                    if request.place != this_place():
-                        raise FileNotFoundError(f"lent in {request.place}")
-                    kept = borrow(value.head, loan, keep=True)
-                except OSError:
-                    refused.append(key)
-                    continue
-            self.store.put_serialized(key, kept)
-            sizes.append((key, kept.nbytes))
-        self._look_after(sum(nbytes for _, nbytes in sizes))
-        self._handle([ev.ValuesPut(tuple(sizes))])
-        return PutDone(request.request, refused)
+    def _has_lent(self, nbytes: int) -> None:
+        self._freed_s = time.monotonic()
+        self._look_after(nbytes)  # it moved into a segment, and malloc may keep what it freed
 
 
 async def _serve(spec: WorkerSpec, nanny_fd: int, engine: Engine | None) -> None:

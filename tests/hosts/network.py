@@ -139,6 +139,17 @@ class Host:
     def mend_cable(self) -> None:
         _ip(f"link set {self.name} up")
 
+    def limit_cable(self, bytes_per_s: int) -> None:
+        """From now on no more than that leaves this host, but for a first burst of 64 KiB; 0: as fast as it can."""
+        if bytes_per_s:
+            _tc(f"-n {self.name} qdisc replace dev eth0 root tbf rate {8 * bytes_per_s}bit burst 64kb latency 200ms")
+        else:
+            _tc(f"-n {self.name} qdisc del dev eth0 root")
+
+    def sent_bytes(self) -> int:
+        """All that has left this host, as the bridge has counted it."""
+        return int(Path(f"/sys/class/net/{self.name}/statistics/rx_bytes").read_text())
+
     def connections(self) -> list[Connection]:
         """All TCP sockets that processes have open here."""
         lines = subprocess.check_output(["ip", "netns", "exec", self.name, "ss", "-Htanp"], text=True).splitlines()
@@ -175,8 +186,16 @@ def _a_subnet_of_ones_own() -> tuple[socket.socket, int]:
 
 def _ip(*lines: str) -> None:
     for line in lines:
-        done = subprocess.run(["ip", *line.split()], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"ip {line}: {done.stderr}"
+        _run("ip", line)
+
+
+def _tc(line: str) -> None:
+    _run("tc", line)
+
+
+def _run(command: str, line: str) -> None:
+    done = subprocess.run([command, *line.split()], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command} {line}: {done.stderr}"
 
 
 def _parsed(line: str) -> list[Connection]:
