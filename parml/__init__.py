@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from parml.collections import compute, persist
 from parml.delayed import delayed  # not lazily: the import system would later put the module in the place of the function
 from parml.doctor import doctor  # the same; what it needs is loaded when it is called
+from parml.drawing import visualize
 from parml_core.engine.registry import foresee
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from parml_core.engine.derived import as_completed
 
 __version__ = "0.1.0"
-__all__ = ["Client", "LocalCluster", "__version__", "as_completed", "compute", "delayed", "doctor", "persist"]
+__all__ = ["Client", "LocalCluster", "__version__", "as_completed", "compute", "delayed", "doctor", "persist", "visualize"]
 
 _LAZY = {"Client": "parml.client", "LocalCluster": "parml_core.client", "as_completed": "parml_core.engine.derived"}
 

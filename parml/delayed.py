@@ -11,9 +11,11 @@ import functools
 import operator
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from parml.collections import Collection, compute, is_collection, persist
+from parml.drawing import MOST_BOXES, Drawing, visualize
 from parml_core.engine.base import Engine, Future
 from parml_core.errors import InputError
 from parml_core.graph import Graph, Ref, Task
@@ -105,6 +107,10 @@ class Delayed:
         """Start computing; the Delayed that is returned keeps the result on the engine."""
         kept: Delayed = persist(self, engine=engine)[0]
         return kept
+
+    def visualize(self, filename: str | Path | None = None, *, most: int = MOST_BOXES) -> Drawing:
+        """Draw the tasks; see `parml.visualize`."""
+        return visualize(self, filename=filename, most=most)
 
     def __parml_graph__(self) -> Graph:
         tasks: dict[Key, Task] = {}

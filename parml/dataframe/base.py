@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -14,12 +15,13 @@ import pandas as pd
 
 from parml.collections import compute, persist
 from parml.dataframe import steps
-from parml.dataframe.lower import explain, lower, optimise
+from parml.dataframe.lower import drawing, explain, lower, optimise
 from parml.dataframe.meta import as_meta, learned
 from parml.dataframe.plan import Blockwise, Columnwise, CountRows, Input, Kept, Node, Rows
 from parml.dataframe.plan_across import Reduce, Regroup, Select, labelled, numbered
 from parml.dataframe.pushdown import known_lengths
 from parml.delayed import Delayed, delayed_chunks
+from parml.drawing import MOST_BOXES, Drawing, visualize
 from parml_core.engine.base import Engine, Future
 from parml_core.errors import InputError, NotSupported
 from parml_core.graph import Graph
@@ -88,6 +90,36 @@ class Frame:
             from_pandas columns 'a' in 2 partitions
         """
         return explain(optimise([numbered(self._node)]))
+
+    def visualize(self, filename: str | Path | None = None, *, tasks: bool = False, most: int = MOST_BOXES) -> Drawing:
+        """
+        Draw the optimised plan, or the tasks that it becomes; see `parml.visualize`.
+
+        Parameters
+        ----------
+        filename : str or path, optional
+            A file to write: ``.svg``, ``.png`` or ``.pdf``, drawn by graphviz, or ``.txt`` or ``.dot``.
+        tasks : bool
+            The tasks of all partitions rather than the steps of the plan.
+        most : int
+            How many boxes there may be.
+
+        Examples
+        --------
+        >>> import pandas as pd, parml.dataframe as pdf
+        >>> frame = pdf.from_pandas(pd.DataFrame({"a": [1, 2], "b": [3, 4]}), npartitions=2)
+        >>> frame.a.sum().visualize()
+        sum over all partitions
+          sum
+            column 'a'
+              from_pandas columns 'a' in 2 partitions
+        """
+        if tasks:
+            return visualize(self, filename=filename, most=most)
+        drawn = drawing(optimise([numbered(self._node)]), most)
+        if filename is not None:
+            drawn.save(filename)
+        return drawn
 
     @staticmethod
     def __parml_together__(collections: Sequence[Frame]) -> list[Planned]:

@@ -9,6 +9,7 @@ its own.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from parml.dataframe.plan_scan import Scan
 from parml.dataframe.plan_shuffle import Shuffle
 from parml.dataframe.predicate import EVERYTHING
 from parml.dataframe.pushdown import known_counts, row_conditions
+from parml.drawing import Drawing
 from parml.primitives import chunk_key, map_blocks, shuffle, tree_reduce
 from parml_core.engine.base import Future
 from parml_core.graph import Graph, Ref, Task
@@ -192,26 +194,9 @@ class Program:
 
 def explain(roots: Sequence[Node]) -> str:
     """The optimised plan as a tree; a step that is used twice is shown once and referred to by its number."""
-    numbers: dict[Node, int] = {}
-    users: dict[Node, int] = {}
-    for node in topological(roots):
-        for below in node.inputs:
-            users[below] = users.get(below, 0) + 1
-    lines: list[str] = []
+    return drawing(roots, sys.maxsize).text
 
-    def show(node: Node, depth: int) -> None:
-        indent = "  " * depth
-        if node in numbers:
-            lines.append(f"{indent}#{numbers[node]}")
-            return
-        mark = ""
-        if users.get(node, 0) > 1:
-            numbers[node] = len(numbers) + 1
-            mark = f"#{numbers[node]} "
-        lines.append(f"{indent}{mark}{node.describe()}")
-        for below in node.inputs:
-            show(below, depth + 1)
 
-    for root in roots:
-        show(root, 0)
-    return "\n".join(lines)
+def drawing(roots: Sequence[Node], most: int) -> Drawing:
+    """The optimised plan, from the results down to what is read."""
+    return Drawing(roots, lambda node: node.inputs, lambda node: node.describe(), most)
