@@ -25,6 +25,7 @@ from parml.dataframe.io.parquet import read_parquet
 from parml.dataframe.io.sql import read_sql
 from parml.dataframe.memory import from_pandas
 from parml.dataframe.merge import concat, merge
+from parml.dataframe.reshape import melt, pivot_table
 from parml.dataframe.series import Scalar, Series
 
 __all__ = [
@@ -48,8 +49,10 @@ __all__ = [
     "isna",
     "map_overlap",
     "map_partitions",
+    "melt",
     "merge",
     "persist",
+    "pivot_table",
     "read_csv",
     "read_feather",
     "read_json",

@@ -226,7 +226,9 @@ class Partials:
     def _grouped(self, frame: pd.DataFrame, final: bool = False) -> Any:
         how = self.grouping
         if final:
-            return frame.groupby(self.keys, sort=how.sort, dropna=how.dropna, observed=how.observed)
+            # With numbers as names, pandas 3.1 mixes up the levels of groups that were not observed.
+            keys = [frame[key].rename(f"key {key}") for key in self.keys]
+            return frame.groupby(keys, sort=how.sort, dropna=how.dropna, observed=how.observed)
         # Beside groups that were not observed, pandas shows keys that occur only with nulls.
         return frame.groupby(self.keys, sort=False, dropna=how.dropna and how.observed, observed=True)
 

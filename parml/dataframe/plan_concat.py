@@ -72,7 +72,7 @@ class Concat(Node):
     def __init__(self, nodes: Sequence[Node]) -> None:
         self.inputs, self.meta = tuple(nodes), nodes[0].meta
         self.npartitions = sum(node.npartitions for node in nodes)
-        counted = all(node.ignore_labels for node in nodes if isinstance(node, Conform))
+        counted = all(getattr(node, "ignore_labels", True) for node in nodes)
         self.rows = Rows(self.token, self if counted else None, whole=counted)
 
     def _parameters(self) -> tuple[Any, ...]:

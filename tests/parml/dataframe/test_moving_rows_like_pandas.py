@@ -174,6 +174,7 @@ def test_groups_by_a_series_and_of_a_series_equal_pandas(table: tuple[Any, Any],
             f.groupby(level=0).i.sum(),
             f.groupby("c", observed=False).x.sum(),
             f.groupby(["c", "b"], observed=False).x.count(),
+            f.groupby(["b", "c"], observed=False).x.sum(),
         ]
 
     for got, want in zip(results(frame), results(whole), strict=True):
