@@ -17,6 +17,7 @@ from parml.dataframe.groups import Groups
 from parml.dataframe.merge import Joins
 from parml.dataframe.operators import BINARY_METHODS, ROWWISE_METHODS, install_methods, install_operators
 from parml.dataframe.plan import Assign, Filter, Node, Project, Rename
+from parml.dataframe.resample import Resamples
 from parml.dataframe.reshape import Reshapes
 from parml.dataframe.rowwise import FrameRowwise
 from parml.dataframe.sort import SortsFrame
@@ -31,7 +32,7 @@ class MissingColumn(InputError, KeyError):
         return str(self.args[0]) if self.args else ""
 
 
-class DataFrame(SortsFrame, FrameRowwise, AcrossRows, FrameTotals, Groups, Joins, Reshapes, of=pd.DataFrame):
+class DataFrame(SortsFrame, FrameRowwise, AcrossRows, FrameTotals, Groups, Joins, Reshapes, Resamples, of=pd.DataFrame):
     """
     A table cut by rows into partitions, each of which is a pandas DataFrame when it is computed.
 

@@ -322,7 +322,7 @@ class GroupBy:
         """The empty result."""
         if meta is not None:
             return as_meta(meta)
-        if any(map(_holds_function, (*whole.args, *whole.kwargs.values()))):
+        if any(map(holds_function, (*whole.args, *whole.kwargs.values()))):
             return learned(whole, (below,), {}, what=f"the function of groupby.{whole.name}")
         try:
             return whole(below).iloc[:0]
@@ -359,10 +359,10 @@ def _width(meta: Any) -> int:
     return len(meta.columns) if isinstance(meta, pd.DataFrame) else 1
 
 
-def _holds_function(value: Any) -> bool:
+def holds_function(value: Any) -> bool:
     if isinstance(value, dict):
-        return any(map(_holds_function, value.values()))
-    return any(map(_holds_function, value)) if isinstance(value, list | tuple) else callable(value)
+        return any(map(holds_function, value.values()))
+    return any(map(holds_function, value)) if isinstance(value, list | tuple) else callable(value)
 
 
 def _method(name: str) -> Callable[..., Any]:

@@ -18,13 +18,14 @@ from parml.dataframe.groups import Groups
 from parml.dataframe.meta import as_meta, learned
 from parml.dataframe.operators import BINARY_METHODS, ROWWISE_METHODS, Accessor, install_methods, install_operators
 from parml.dataframe.plan import Blockwise, Filter, Input
+from parml.dataframe.resample import Resamples
 from parml.dataframe.rowwise import SeriesRowwise
 from parml.dataframe.sort import SortsSeries
 from parml.dataframe.totals import SeriesTotals
 from parml_core.errors import InputError, NotSupported
 
 
-class Series(SortsSeries, SeriesRowwise, AcrossRows, SeriesTotals, Groups, of=pd.Series):
+class Series(SortsSeries, SeriesRowwise, AcrossRows, SeriesTotals, Groups, Resamples, of=pd.Series):
     """
     A column cut by rows into partitions, each of which is a pandas Series when it is computed.
 
