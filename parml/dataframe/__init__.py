@@ -16,6 +16,7 @@ from parml.dataframe.base import Frame
 from parml.dataframe.frame import DataFrame, MissingColumn
 from parml.dataframe.functions import get_dummies, isna, map_overlap, map_partitions, to_datetime, to_numeric
 from parml.dataframe.index import Index
+from parml.dataframe.intervals import cut, to_timedelta
 from parml.dataframe.io import write  # noqa: F401  gives DataFrame its to_csv, to_parquet and others
 from parml.dataframe.io.convert import from_array, from_arrow, from_dask, from_delayed, from_dict, from_map, from_polars
 from parml.dataframe.io.csv import read_csv
@@ -37,6 +38,7 @@ __all__ = [
     "Series",
     "compute",
     "concat",
+    "cut",
     "from_array",
     "from_arrow",
     "from_dask",
@@ -60,4 +62,5 @@ __all__ = [
     "read_sql",
     "to_datetime",
     "to_numeric",
+    "to_timedelta",
 ]
