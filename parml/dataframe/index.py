@@ -10,12 +10,13 @@ import pandas as pd
 
 from parml.dataframe import steps
 from parml.dataframe.base import Frame, elementwise
+from parml.dataframe.labels import Labels
 from parml.dataframe.meta import as_meta, learned
 from parml.dataframe.operators import Accessor, install_operators, like_pandas
 from parml.dataframe.plan import Blockwise, Input
 
 
-class Index(Frame, of=pd.Index):
+class Index(Labels, of=pd.Index):
     """
     Labels cut into partitions, each of which is a pandas Index when it is computed.
 

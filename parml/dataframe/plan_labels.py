@@ -44,6 +44,9 @@ class SetIndex(Blockwise):
         The labels at which all partitions but the first begin.
     """
 
+    ends: tuple[Any, ...] = ()
+    """The label at which the first partition begins, and that with which the last one ends, where they are known."""
+
     def __init__(self, node: Node, columns: Any, drop: bool, in_order: bool = False, divisions: tuple[Any, ...] = ()) -> None:
         self.columns, self.drop, self.in_order, self.divisions = columns, drop, in_order, divisions
         step = partial(steps.call_method, "set_index")
@@ -116,7 +119,7 @@ def _between(frame: Any, start: Any, stop: Any) -> Any:
     return frame.loc[start:stop] if len(frame) else frame
 
 
-def _labelled_by(node: Node) -> Node:
+def labelled_by(node: Node) -> Node:
     """The node that gave the rows of a node their labels."""
     while isinstance(node, Filter | Project | Assign | Rename | Columnwise | TakePlaces | BetweenLabels):
         node = node.inputs[0]
@@ -125,7 +128,7 @@ def _labelled_by(node: Node) -> Node:
 
 def in_order(node: Node) -> bool:
     """Whether it is known that labels ascend."""
-    node = _labelled_by(node)
+    node = labelled_by(node)
     if node.name == "number_rows":
         return True
     if isinstance(node, Source):
@@ -140,5 +143,5 @@ def in_order(node: Node) -> bool:
 
 def divisions_of(node: Node) -> Sequence[Any] | None:
     """The labels at which all partitions but the first begin, where they are known."""
-    found = getattr(_labelled_by(node), "divisions", ())
+    found = getattr(labelled_by(node), "divisions", ())
     return found if len(found) == node.npartitions - 1 else None

@@ -12,6 +12,7 @@ import pandas as pd
 
 from parml.dataframe import steps
 from parml.dataframe.base import Frame
+from parml.dataframe.divisions import Divisions
 from parml.dataframe.groupby_steps import VALUE
 from parml.dataframe.keys import Keys, Order
 from parml.dataframe.plan import Blockwise, Input, Node, Project, Rows
@@ -29,11 +30,8 @@ from parml.dataframe.sort_steps import (
 from parml_core.errors import InputError, NotSupported
 
 
-class Sorts:
+class Sorts(Divisions):
     """What frames and series have in common."""
-
-    _node: Node
-    npartitions: int
 
     def sort_index(self, *, ascending: bool = True, na_position: str = "last") -> Any:
         """The rows in the order of their labels; rows of equal labels stay in their order."""
@@ -108,11 +106,6 @@ class Sorts:
         return Frame._of(Blockwise("reset_index", step, (node,), rows=Rows(f"reset_index {level!r} {drop} {node.rows.origin}")))
 
     @property
-    def known_divisions(self) -> bool:
-        """Whether it is known which labels each partition holds."""
-        return divisions_of(self._node) is not None and in_order(self._node)
-
-    @property
     def loc(self) -> Loc:
         """
         Rows by labels, of which it is known that they ascend: ``frame.loc[start:stop]``, ``frame.loc[label]``.
@@ -149,7 +142,7 @@ class Sorts:
         [2, 8]
         """
         if divisions is None:
-            return super().repartition(npartitions)  # type: ignore[misc]
+            return super().repartition(npartitions)  # type: ignore[arg-type]
         node = labelled(self._node)
         if not in_order(node):
             raise NotSupported("expected labels in order for divisions, found some of unknown order; use sort_index() before")
@@ -241,7 +234,9 @@ class SortsFrame(Sorts):
         forgotten = node.rows.counted_by is not None
         if divisions is not None:
             moved = _cut_at(node, order, divisions, counted=forgotten)
-            return Frame._of(SetIndex(moved, given, drop, True, tuple(divisions[1:-1])))
+            labelled_rows = SetIndex(moved, given, drop, True, tuple(divisions[1:-1]))
+            labelled_rows.ends = (divisions[0], divisions[-1])
+            return Frame._of(labelled_rows)
         moved = sorted_rows(node, order, npartitions=npartitions, counted=forgotten)
         return Frame._of(SetIndex(moved, given, drop, in_order=True))
 
@@ -321,6 +316,7 @@ def _cut_at(node: Node, order: Order, divisions: Sequence[Any], counted: bool = 
     bounds = pd.DataFrame({keys.columns[0]: pd.Series(given[1:-1], dtype=keys.dtypes.iloc[0])})
     result = sorted_rows(node, order, npartitions=len(given) - 1, bounds=bounds, counted=counted)
     result.in_order, result.divisions = order.keys.columns is None, tuple(given[1:-1])  # type: ignore[attr-defined]
+    result.ends = (given[0], given[-1])  # type: ignore[attr-defined]
     return result
 
 
