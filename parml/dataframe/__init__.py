@@ -21,9 +21,12 @@ from parml.dataframe.io import write  # noqa: F401  gives DataFrame its to_csv, 
 from parml.dataframe.io.convert import from_array, from_arrow, from_dask, from_delayed, from_dict, from_map, from_polars
 from parml.dataframe.io.csv import read_csv
 from parml.dataframe.io.feather import read_feather
+from parml.dataframe.io.functions import repartition, to_csv, to_hdf, to_json, to_orc, to_parquet, to_records, to_sql
+from parml.dataframe.io.hdf import read_hdf
 from parml.dataframe.io.json import read_json
+from parml.dataframe.io.orc import read_orc
 from parml.dataframe.io.parquet import read_parquet
-from parml.dataframe.io.sql import read_sql
+from parml.dataframe.io.sql import read_sql, read_sql_query, read_sql_table
 from parml.dataframe.memory import from_pandas
 from parml.dataframe.merge import concat, merge
 from parml.dataframe.reshape import melt, pivot_table
@@ -57,10 +60,22 @@ __all__ = [
     "pivot_table",
     "read_csv",
     "read_feather",
+    "read_hdf",
     "read_json",
+    "read_orc",
     "read_parquet",
     "read_sql",
+    "read_sql_query",
+    "read_sql_table",
+    "repartition",
+    "to_csv",
     "to_datetime",
+    "to_hdf",
+    "to_json",
     "to_numeric",
+    "to_orc",
+    "to_parquet",
+    "to_records",
+    "to_sql",
     "to_timedelta",
 ]

@@ -154,7 +154,7 @@ class Divisions(Frame):
         --------
         >>> import pandas as pd, parml.dataframe as pdf
         >>> frame = pdf.from_pandas(pd.DataFrame({"k": list("abab"), "x": [1, 2, 3, 4]}), npartitions=2)
-        >>> sum(part.k.nunique() for part in frame.k.to_frame().shuffle("k").partitions)
+        >>> sum(part.k.nunique() for part in frame.shuffle("k").partitions)
         2
         """
         if (on is None) != on_index:

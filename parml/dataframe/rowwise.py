@@ -537,6 +537,15 @@ class SeriesRowwise(Rowwise):
         """The series itself."""
         return self
 
+    def to_records(self, *args: Any, **kwargs: Any) -> Any:
+        """All labels and values as numpy records; computes them."""
+        return self.compute().to_frame().to_records(*args, **kwargs)
+
+    @property
+    def dtypes(self) -> Any:
+        """The dtype, the same in every partition."""
+        return self._meta.dtype
+
     def dot(self, other: Any) -> Any:
         """The sum of the products with another series of the same partitions."""
         series: Any = self

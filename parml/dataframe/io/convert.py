@@ -18,6 +18,7 @@ from parml.dataframe.io.arrow_tables import plain
 from parml.dataframe.memory import from_pandas
 from parml.dataframe.meta import as_meta, emptied
 from parml.dataframe.plan import Blockwise, Chunks, Columns, Input, Node, Source
+from parml.dataframe.series import Series
 from parml.from_dask import as_collection
 from parml_core.errors import InputError
 from parml_core.hashing import tokenize
@@ -285,5 +286,19 @@ def like_meta(meta: Any, value: Any) -> Any:
     return value if len(value) else meta
 
 
+def frame_from_dict(
+    cls: type, data: Any, *, npartitions: int | None = None, orient: Any = "columns", dtype: Any = None, columns: Any = None
+) -> Any:
+    """A frame of a dict, as :meth:`pandas.DataFrame.from_dict` makes it; see `parml.dataframe.from_dict`."""
+    return from_pandas(pd.DataFrame.from_dict(data, orient=orient, dtype=dtype, columns=columns), npartitions)
+
+
+def series_from_dict(cls: type, data: Any, *, npartitions: int | None = None, dtype: Any = None, name: Any = None) -> Any:
+    """A series of a dict of label to value, as :class:`pandas.Series` makes it."""
+    return from_pandas(pd.Series(data, dtype=dtype, name=name), npartitions)
+
+
+DataFrame.from_dict = classmethod(frame_from_dict)  # type: ignore[attr-defined]
+Series.from_dict = classmethod(series_from_dict)  # type: ignore[attr-defined]
 for _name, _method in {"to_arrow": to_arrow, "__arrow_c_stream__": arrow_stream, "__dataframe__": interchange}.items():
     setattr(DataFrame, _name, _method)

@@ -7,7 +7,7 @@ import io
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
 import pyarrow as pa
@@ -158,7 +158,20 @@ class ParquetFormat(ArrowFormat):
                 )
 
 
-Format = CsvFormat | JsonFormat | ArrowFormat
+class Format(Protocol):
+    """How partitions become files."""
+
+    @property
+    def suffix(self) -> str: ...
+
+    def write(self, frame: pd.DataFrame, file: Any, first: bool) -> None:
+        """A partition as a file of its own; `first` of those that are joined."""
+
+    def facts(self, frame: pd.DataFrame) -> dict[str, Any]:
+        """What there is to know of a partition when all are written."""
+
+    def join(self, pieces: Sequence[Callable[[], Any]], file: Any) -> None:
+        """Files as one, each opened by a call."""
 
 
 def packing(file: Any, compression: str | None) -> Any:

@@ -95,6 +95,40 @@ def read_sql(
     return DataFrame(Source(reader, parts, origin=tokenize("read_sql", database, query, parts), counted=False))
 
 
+def read_sql_table(table_name: str, con: Any, index_col: str, **kwargs: Any) -> DataFrame:
+    """
+    A frame of a table of a database, each partition a range of a key.
+
+    Parameters
+    ----------
+    table_name : str
+    con, index_col, **kwargs
+        As in `read_sql`.
+    """
+    if not isinstance(table_name, str) or _is_select(table_name):
+        raise InputError(f"expected the name of a table, found {table_name!r}; use read_sql_query for a query")
+    return read_sql(table_name, con, index_col, **kwargs)
+
+
+def read_sql_query(sql: Any, con: Any, index_col: str, **kwargs: Any) -> DataFrame:
+    """
+    A frame of what a query selects from a database, each partition a range of a key.
+
+    Parameters
+    ----------
+    sql : str or SQLAlchemy Select
+        Begins with SELECT or WITH.
+    con, index_col, **kwargs
+        As in `read_sql`.
+    """
+    if hasattr(sql, "compile"):
+        dialect = Database(_url(con)).engine.dialect
+        sql = str(sql.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+    if not isinstance(sql, str) or not _is_select(sql):
+        raise InputError(f"expected a query that begins with SELECT or WITH, found {sql!r}; use read_sql_table for a table")
+    return read_sql(sql, con, index_col, **kwargs)
+
+
 def to_sql(
     self: Frame,
     name: str,
@@ -140,6 +174,10 @@ def to_sql(
     return rows
 
 
+def _is_select(sql: str) -> bool:
+    return sql.lstrip().lower().startswith(("select ", "select\n", "with "))
+
+
 def _sqlalchemy() -> Any:
     try:
         import sqlalchemy
@@ -183,7 +221,7 @@ class Query:
     def rows(self, connection: Any) -> Any:
         """As what SQLAlchemy selects from."""
         sa = _sqlalchemy()
-        if self.sql.lstrip().lower().startswith(("select ", "select\n", "with ")):
+        if _is_select(self.sql):
             text = sa.text(self.sql)
             names = connection.execute(sa.select(sa.text("*")).select_from(text.columns().subquery("parml")).limit(0)).keys()
             return text.columns(*[sa.column(name) for name in names]).subquery("parml")

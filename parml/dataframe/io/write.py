@@ -77,7 +77,7 @@ def to_csv(
     path = as_path(path)
     node = labelled(self._node) if index else self._node
     form = CsvFormat(options, _compression(path, compression), header, index)
-    return _to_files(node, form, path, storage_options, compute, engine)
+    return to_files(node, form, path, storage_options, compute, engine)
 
 
 def to_json(
@@ -93,7 +93,7 @@ def to_json(
     **options: Any,
 ) -> Any:
     """
-    Write the rows as JSON, one object in each line.
+    Write the rows as JSON, one object in each line; a series is written as a frame of one column.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def to_json(
     if orient != "records" or lines is not True:
         raise InputError(f"expected orient='records' and lines=True, found {orient!r} and {lines!r}; other JSON has no parts")
     path = as_path(path)
-    return _to_files(self._node, JsonFormat(options, _compression(path, compression)), path, storage_options, compute, engine)
+    return to_files(self._node, JsonFormat(options, _compression(path, compression)), path, storage_options, compute, engine)
 
 
 def to_feather(
@@ -141,8 +141,8 @@ def to_feather(
     list of str
         The paths of the files.
     """
-    form = ArrowFormat(_has_labels(self._node), _kinds(self._meta, schema), compression)
-    return _to_files(self._node, form, as_path(path), storage_options, compute, engine)
+    form = ArrowFormat(_has_labels(self._node), kinds_of(self._meta, schema), compression)
+    return to_files(self._node, form, as_path(path), storage_options, compute, engine)
 
 
 def to_parquet(
@@ -222,7 +222,7 @@ def to_parquet(
         raise InputError(f"expected a column besides those of partition_cols, found none but {keys}; leave one out")
     node = labelled(self._node) if index else self._node
     labels = _has_labels(self._node) if index is None else index
-    form = ParquetFormat(labels, _kinds(self._meta.drop(columns=keys), schema), compression, options)
+    form = ParquetFormat(labels, kinds_of(self._meta.drop(columns=keys), schema), compression, options)
     folder = as_path(path)
     files = files_of(folder, storage_options)
     if isinstance(files, LocalFiles) and os.path.isfile(folder):
@@ -271,7 +271,7 @@ def _compression(path: str, compression: str | None) -> str | None:
     return _PACKED.get(os.path.splitext(path)[1]) if compression == "infer" else compression
 
 
-def _kinds(meta: pd.DataFrame, schema: Any) -> dict[str, pa.DataType]:
+def kinds_of(meta: pd.DataFrame, schema: Any) -> dict[str, pa.DataType]:
     """The Arrow types that are known before the rows are."""
     known = (
         meta[[name for name, dtype in meta.dtypes.items() if not pd.api.types.is_object_dtype(dtype)]]
@@ -285,7 +285,7 @@ def _kinds(meta: pd.DataFrame, schema: Any) -> dict[str, pa.DataType]:
     return {**found, **given}
 
 
-def _to_files(node: Node, form: Format, path: str, options: Any, compute: bool, engine: Engine | None) -> Any:
+def to_files(node: Node, form: Format, path: str, options: Any, compute: bool, engine: Engine | None) -> Any:
     """One file of all partitions, or one of each where the name has a star."""
     folder, name = posixpath.split(path)
     if "*" in folder or name.count("*") > 1 or not name:
@@ -326,4 +326,5 @@ def _start(node: Node, write: WritePart, finish: Move | Join, compute: bool, eng
 
 for _writer in (to_csv, to_json, to_feather, to_parquet):
     setattr(DataFrame, _writer.__name__, _writer)
-setattr(Series, to_csv.__name__, to_csv)
+for _writer in (to_csv, to_json):
+    setattr(Series, _writer.__name__, _writer)
