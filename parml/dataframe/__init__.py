@@ -18,6 +18,7 @@ from parml.dataframe.functions import get_dummies, isna, map_overlap, map_partit
 from parml.dataframe.index import Index
 from parml.dataframe.intervals import cut, to_timedelta
 from parml.dataframe.io import write  # noqa: F401  gives DataFrame its to_csv, to_parquet and others
+from parml.dataframe.io.arrays import from_dask_array
 from parml.dataframe.io.convert import from_array, from_arrow, from_dask, from_delayed, from_dict, from_map, from_polars
 from parml.dataframe.io.csv import read_csv
 from parml.dataframe.io.feather import read_feather
@@ -31,6 +32,7 @@ from parml.dataframe.memory import from_pandas
 from parml.dataframe.merge import concat, merge
 from parml.dataframe.reshape import melt, pivot_table
 from parml.dataframe.series import Scalar, Series
+from parml.dataframe.testing import assert_eq
 
 __all__ = [
     "DataFrame",
@@ -39,12 +41,14 @@ __all__ = [
     "MissingColumn",
     "Scalar",
     "Series",
+    "assert_eq",
     "compute",
     "concat",
     "cut",
     "from_array",
     "from_arrow",
     "from_dask",
+    "from_dask_array",
     "from_delayed",
     "from_dict",
     "from_map",

@@ -119,6 +119,18 @@ class Interpolate:
     meta: pd.Series
     many: bool
 
+    def about(self, sketches: list[Any]) -> Any:
+        """The quantiles from the sketches alone: of each partition, no further away than 1 / `KEPT` of its values."""
+        kept = [each for each in steps.unpacked(sketches) if len(each.values)]
+        if not kept:
+            return self(sketches, [], [])
+        values = np.concatenate([each.values for each in kept])
+        order = np.argsort(values, kind="stable")
+        below = np.cumsum(np.concatenate([np.diff(each.ranks, prepend=0) for each in kept])[order])
+        places = sorted({place for share in self.shares for place in neighbours(int(below[-1]), share)})
+        at = dict(zip(places, values[order][np.searchsorted(below, places, side="right")], strict=True))
+        return self._of_places(int(below[-1]), at)
+
     def __call__(self, sketches: list[Any], found: list[tuple[int, Any, Any]], parts: list[Any]) -> Any:
         if not found:
             return self.meta.quantile(list(self.shares) if self.many else self.shares[0], interpolation=self.interpolation)
@@ -126,6 +138,9 @@ class Interpolate:
         at = {}
         for (place, _, _), (before, values, counts) in zip(found, parts, strict=True):
             at[place] = values[np.searchsorted(np.cumsum(counts), place - before, side="right")]
+        return self._of_places(total, at)
+
+    def _of_places(self, total: int, at: dict[int, Any]) -> Any:
         results = [self._one(total, share, at) for share in self.shares]
         if not self.many:
             return results[0]
@@ -142,7 +157,7 @@ class Interpolate:
         return pair.quantile(part, interpolation=self.interpolation)
 
 
-def quantile_of(node: Node, q: Any, interpolation: str = "linear") -> Any:
+def quantile_of(node: Node, q: Any, interpolation: str = "linear", *, approximate: bool = False) -> Any:
     """
     Quantiles of a series.
 
@@ -151,6 +166,8 @@ def quantile_of(node: Node, q: Any, interpolation: str = "linear") -> Any:
     node : Node
     q : float or sequence of float
     interpolation : {"linear", "lower", "higher", "midpoint", "nearest"}
+    approximate : bool
+        In one pass, from the values that are kept of each partition; exact where it has no more than `KEPT`.
     """
     many = np.ndim(q) > 0
     shares = tuple(float(share) for share in (q if many else [q]))
@@ -160,7 +177,9 @@ def quantile_of(node: Node, q: Any, interpolation: str = "linear") -> Any:
         raise InputError(f"expected numbers or times for quantile, found column {node.meta.name!r} of dtype {node.meta.dtype}")
     meta = node.meta.quantile(list(shares) if many else shares[0], interpolation=interpolation)
     sketches = Reduce("sketch", Blockwise("sketch", sketch, (node,), meta=0), steps.packed, steps.packed, 0)
+    finish = Interpolate(shares, interpolation, node.meta, many)
+    if approximate:
+        return Frame._of(Reduce("approximate quantile", sketches.inputs[0], steps.packed, finish.about, meta))
     found = Blockwise("brackets", brackets, (sketches,), (Input(0), shares), meta=0)
     parts = Reduce("between", Blockwise("between", between, (node, found), meta=0), merged, merged, 0)
-    finish = Interpolate(shares, interpolation, node.meta, many)
     return Frame._of(Blockwise("quantile", finish, (sketches, found, parts), meta=meta))

@@ -13,6 +13,7 @@ import pandas as pd
 from parml.dataframe import reductions, steps
 from parml.dataframe.across import AcrossRows
 from parml.dataframe.base import Frame, aligned, beside_labels, elementwise
+from parml.dataframe.categories import Categories
 from parml.dataframe.frame import checked_category
 from parml.dataframe.groups import Groups
 from parml.dataframe.meta import as_meta, learned
@@ -68,7 +69,7 @@ class Series(SortsSeries, SeriesRowwise, AcrossRows, SeriesTotals, Groups, Resam
     @property
     def cat(self) -> Any:
         """Functions of categories, as in pandas."""
-        return Accessor(self, "cat")
+        return Categories(self)
 
     def __iter__(self) -> Iterator[Any]:
         for partition in self.partitions:

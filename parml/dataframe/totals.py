@@ -168,6 +168,18 @@ class SeriesTotals(Totals):
             raise NotSupported("expected median with skipna=True; use dropna or fillna before")
         return self.quantile(0.5)
 
+    def median_approximate(self) -> Any:
+        """
+        About the median, in one pass: of each partition, no further away than a 512th of its values.
+
+        Examples
+        --------
+        >>> import pandas as pd, parml.dataframe as pdf
+        >>> pdf.from_pandas(pd.Series([4, 1, 3, 2, 5]), npartitions=2).median_approximate().compute()
+        np.float64(3.0)
+        """
+        return quantile_of(self._node, 0.5, approximate=True)
+
     def mode(self, dropna: bool = True) -> Any:
         """The most frequent values, in order."""
         series: Any = self
@@ -295,6 +307,15 @@ class FrameTotals(Totals):
         meta = frame._meta.median()
         join = partial(steps_totals.joined_totals, meta)
         return self._each("median", frame, lambda column: column.median(skipna), join, meta)
+
+    def median_approximate(self, axis: Any = 0, *, numeric_only: bool = False) -> Any:
+        """About the median of each column, in one pass: see `Series.median_approximate`; with ``axis=1`` exact, of each row."""
+        frame: Any = self[reductions.numeric_columns(self._meta)] if numeric_only else self  # type: ignore[index]
+        if reductions.checked_axis(axis, "median_approximate"):
+            return frame.median(axis=1)
+        meta = frame._meta.median()
+        join = partial(steps_totals.joined_totals, meta)
+        return self._each("median_approximate", frame, lambda column: column.median_approximate(), join, meta)
 
     def nunique(self, axis: Any = 0, dropna: bool = True) -> Any:
         """How many different values each column has, or with ``axis=1`` each row."""
