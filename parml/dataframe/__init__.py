@@ -12,6 +12,7 @@ np.float64(2.0)
 from __future__ import annotations
 
 from parml.collections import compute, persist
+from parml.dataframe.aggregation import Aggregation
 from parml.dataframe.base import Frame
 from parml.dataframe.frame import DataFrame, MissingColumn
 from parml.dataframe.functions import get_dummies, isna, map_overlap, map_partitions, to_datetime, to_numeric
@@ -35,6 +36,7 @@ from parml.dataframe.series import Scalar, Series
 from parml.dataframe.testing import assert_eq
 
 __all__ = [
+    "Aggregation",
     "DataFrame",
     "Frame",
     "Index",

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from parml.dataframe.aggregation import aggregated, holds_aggregation
 from parml.dataframe.base import Frame
 from parml.dataframe.groupby_steps import (
     KEPT,
@@ -122,10 +123,14 @@ class GroupBy:
 
         Parameters
         ----------
-        func : str, callable, list or dict, optional
+        func : str, callable, `Aggregation`, list or dict, optional
         meta : optional
             What a function of yours makes of a partition; see `DataFrame.map_partitions`.
         """
+        if holds_aggregation(func, kwargs):
+            pairs = self._pairs(func, kwargs)
+            node = self._needed(pairs, everything=False)
+            return Frame._of(aggregated(node, self._grouping, self._series, self._selection, func, kwargs, pairs))
         wanted = None if args else self._parsed(func, kwargs)
         return self._aggregated("agg", (func, *args), kwargs, wanted=wanted, meta=meta)
 
@@ -188,24 +193,24 @@ class GroupBy:
 
     def _parsed(self, func: Any, named: dict[str, Any]) -> list[tuple[Any, str]] | None:
         """(column, name) for each column of the result, where all of them can be merged from partial results."""
-        columns = self._chosen
-        pairs: list[tuple[Any, Any]]
-        if func is None and self._flat:
-            pairs = [(columns[0], name) for name in named.values()]
-        elif func is None:
-            pairs = [tuple(pair) for pair in named.values() if isinstance(pair, tuple) and len(pair) == 2]  # type: ignore[misc]
-        elif isinstance(func, dict):
-            if self._flat:
-                return None
-            pairs = [
-                (column, name) for column, names in func.items() for name in (names if isinstance(names, list) else [names])
-            ]
-        else:
-            pairs = [(column, name) for column in columns for name in (func if isinstance(func, list) else [func])]
-        if func is not None and named:
+        if (func is not None and named) or (isinstance(func, dict) and self._flat):
             return None
+        pairs = self._pairs(func, named)
         wanted = [(None if name == "size" else column, name) for column, name in pairs if isinstance(name, str)]
         return wanted if len(wanted) == len(pairs) and self._mergeable(wanted) else None
+
+    def _pairs(self, func: Any, named: dict[str, Any]) -> list[tuple[Any, Any]]:
+        """(column, name or function) for each column of the result, as far as pandas' forms of them are met."""
+        columns = self._chosen
+        if func is None and self._flat:
+            return [(columns[0], name) for name in named.values()]
+        if func is None:
+            return [tuple(pair) for pair in named.values() if isinstance(pair, tuple) and len(pair) == 2]  # type: ignore[misc]
+        if isinstance(func, dict):
+            return [
+                (column, name) for column, names in func.items() for name in (names if isinstance(names, list) else [names])
+            ]
+        return [(column, name) for column in columns for name in (func if isinstance(func, list) else [func])]
 
     def _mergeable(self, wanted: Sequence[tuple[Any, str]]) -> bool:
         """Whether results of partitions can be merged."""

@@ -17,7 +17,7 @@ import parml.dataframe as pdf
 NAMES = Path(__file__).with_name("dask_names.json")
 TABLE = Path(__file__).parents[3] / "docs" / "dataframe-coverage.md"
 
-INNER = "Dask's own machinery or another form of its collections"
+INNER = "Dask's expressions and graphs; a plan of parml is shown by `explain` and computed by `compute`"
 REASONS = {
     **dict.fromkeys(
         [
@@ -25,30 +25,18 @@ REASONS = {
             "dask",
             "enforce_runtime_divisions",
             "expr",
-            "lower_once",
-            "optimize",
-            "pprint",
-            "simplify",
-            "to_backend",
-            "clear_divisions",
-            "get_collection_type",
             "from_graph",
-            "Aggregation",
-            "to_bag",
-            "as_known",
-            "as_unknown",
-            "known",
+            "get_collection_type",
+            "lower_once",
+            "simplify",
         ],
         INNER,
     ),
-    **dict.fromkeys(
-        ["to_dask_array", "values", "from_dask_array"], "there is no parml.array; `to_numpy()` and `numpy.asarray` compute"
-    ),
-    "median_approximate": "`median` is exact in two passes",
-    "remove_unused_categories": "categories are the dtype, which is known before the rows are",
+    "to_backend": "pandas is the only library that partitions are made of",
+    "to_bag": "there is no bag in parml; `to_delayed` gives the partitions",
+    "as_unknown": "categories are the dtype, which is known before the rows are",
+    "columns": "a series has none in pandas, where `columns` tells a frame from a series",
     "freq": "depends on all rows",
-    "week": "pandas has none any more; `isocalendar().week`",
-    "weekofyear": "pandas has none any more; `isocalendar().week`",
 }
 NOT_YET = "not yet"
 
