@@ -1,10 +1,9 @@
-"""Where rows go: hashes, shuffles that are not needed, columns that do not move, and workers that die meanwhile."""
+"""Where rows go: hashes, shuffles that are not needed, columns that do not move, and mistakes."""
 
 from __future__ import annotations
 
 import datetime
 import os
-import signal
 import subprocess
 import sys
 from decimal import Decimal
@@ -16,7 +15,6 @@ import pandas as pd
 import pytest
 
 import parml.dataframe as pdf
-from parml import Client, LocalCluster
 from parml.dataframe.keys import Keys, Order, Quantiles, hash_rows, sample
 from parml.dataframe.lower import optimise, topological
 from parml.dataframe.plan import Source
@@ -255,30 +253,3 @@ def test_mistakes_are_told() -> None:
 
 def _failing(part: Any) -> Any:
     raise ZeroDivisionError("mine")
-
-
-def _killing(part: Any, marker: str) -> Any:
-    """Kills its worker once."""
-    try:
-        os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
-    except FileExistsError:
-        return part
-    os.kill(os.getpid(), signal.SIGKILL)
-    raise AssertionError("unreachable")
-
-
-def test_killed_worker_changes_no_result(tmp_path: Path) -> None:
-    """A worker dies between the shuffles of a merge and of a group-by: the same rows, none twice."""
-    rows = pd.DataFrame({"k": np.arange(4000) % 700, "x": np.arange(4000) % 13})
-    table = pd.DataFrame({"k": np.arange(700), "g": np.arange(700) % 50})
-    want = rows.merge(table, on="k")
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_port=None) as cluster, Client(cluster):
-        merged = pdf.from_pandas(rows, 6).merge(pdf.from_pandas(table, 3), on="k", broadcast=False)
-        died = merged.map_partitions(_killing, str(tmp_path / "merge"), meta=merged._meta)
-        got = died.compute().sort_values(["k", "x"], ignore_index=True)
-        pd.testing.assert_frame_equal(got, want.sort_values(["k", "x"], ignore_index=True))
-        groups = merged.groupby("g", shuffle=True).x.agg(["sum", "count"])
-        died = groups.map_partitions(_killing, str(tmp_path / "groups"), meta=groups._meta)
-        pd.testing.assert_frame_equal(died.compute(), want.groupby("g").x.agg(["sum", "count"]))
-    assert (tmp_path / "merge").exists()
-    assert (tmp_path / "groups").exists()

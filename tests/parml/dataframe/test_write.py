@@ -265,29 +265,3 @@ def test_a_killed_write_is_completed_by_running_it_again(tmp_path: Path, where: 
     if where == "half a file":
         kept = {path.name: time for path, time in before.items()}
         assert {name: (folder / name).stat().st_mtime_ns for name in kept} == kept
-
-
-def slow_part(part: pd.DataFrame, folder: str) -> pd.DataFrame:
-    """Says that it is at work; the first time it is killed there."""
-    if part.x.iloc[0] == 1000:
-        try:
-            with open(os.path.join(folder, "first"), "x"):
-                pass
-        except FileExistsError:
-            return part
-        os.kill(os.getpid(), signal.SIGKILL)
-    return part
-
-
-@pytest.mark.slow
-def test_a_worker_that_is_killed_in_a_write_is_replaced(tmp_path: Path) -> None:
-    """The result is as if nothing had happened, and nothing else is left in the directory."""
-    from parml_core.client import Client, LocalCluster
-
-    whole = pd.DataFrame({"x": np.arange(4000)})
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_port=None) as cluster, Client(cluster) as client:
-        parted = pdf.from_pandas(whole, npartitions=4).map_partitions(slow_part, str(tmp_path), meta=whole.iloc[:0])
-        parted.to_parquet(tmp_path / "p", engine=client)
-    assert (tmp_path / "first").exists()
-    assert len(os.listdir(tmp_path / "p")) == 4
-    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "p"), whole, check_index_type=False)
