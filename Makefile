@@ -17,7 +17,7 @@ demo: $(VENV)/.demo  ## a cluster, one model on 336,776 real flights, a cross-va
 
 test: $(VENV)/.test  ## every test
 	@sh tests/install-system-packages
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder  # in the order of tests/conftest.py
 
 check: $(VENV)/.test  ## before each commit, under two minutes: lint, types, contracts, unit tests, 300 simulator seeds
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint types contracts seeds unit

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 hypothesis.settings.register_profile("default", deadline=None, print_blob=True)
 hypothesis.settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True)
+hypothesis.settings.register_profile("soak", deadline=None, print_blob=True, max_examples=1000)  # see tests/drawn.py
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 MARK = f"PARML_TEST_RUN={uuid.uuid4().hex}"
@@ -25,6 +27,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--engines", default=engines, help=f"engines that the suite checks, separated by commas (default: {engines})"
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with the most slow tests first, lest one of two processes that share the files waits at the end for the other."""
+    n_slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -n_slow[item.path])
 
 
 @pytest.fixture(scope="session", autouse=True)

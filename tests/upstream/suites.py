@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tests.upstream.run import Suite
 
 NESTED = "asserts the classes of joblib's own nested backends; parml's inner calls run on the cluster again"
@@ -26,20 +28,35 @@ JOBLIB = Suite(
 
 NAMES_LOKY = "names loky itself"
 
-SEARCH = Suite(
-    modules=["sklearn.utils.tests.test_parallel", "sklearn.model_selection.tests.test_search"],
+WHOLE = Suite(
+    modules=["sklearn.utils.tests.test_parallel", "sklearn.model_selection", "sklearn.ensemble"],
     backend="parml",
     idle={
         "test_configuration_passes_through_to_joblib[loky": NAMES_LOKY,
         "test_filter_warning_propagates[2-loky]": NAMES_LOKY,
         "test_filter_warning_propagates_no_side_effect_with_loky_backend": NAMES_LOKY,
+        "test_backend_respected": "names a backend of its own, made from loky's",
     },
 )
 
-ENSEMBLE = Suite(modules=["sklearn.ensemble.tests.test_voting"], backend="parml")
+# --- parts for `make test`, of which each test says something of parml that no other does ------------------------------------
 
-WHOLE = Suite(
-    modules=["sklearn.utils.tests.test_parallel", "sklearn.model_selection", "sklearn.ensemble"],
+SOME_OF_JOBLIB = replace(
+    JOBLIB,
+    # One of the twelve unpicklable functions, each of which starts a process; none whose calls go elsewhere by their nature.
+    select="parml and not loky-parml and not multiprocessing and not background and not (unpicklable and (args- or return))",
+    idle={},
+)
+
+SOME_OF_SEARCH = Suite(
+    modules=[
+        "sklearn.utils.tests.test_parallel",
+        "sklearn.model_selection.tests.test_search",
+        "sklearn.ensemble.tests.test_voting",
+    ],
     backend="parml",
-    idle={**SEARCH.idle, "test_backend_respected": "names a backend of its own, made from loky's"},
+    select="(grid_search or random_search or refit or fit_param or callable or as_list or run_search"
+    " or dispatch_config_parallel[2] or parallel_fit or estimator_drop or tie_situation or weights_regressor)"
+    # what calls nothing in parallel, or fails on loky as well
+    " and not grid_search_error and not bad and not custom_fit and not consistency",
 )

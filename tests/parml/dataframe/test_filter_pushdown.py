@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import parml.dataframe as pdf
@@ -24,6 +24,7 @@ from parml.dataframe.lower import optimise, topological
 from parml.dataframe.plan import Source
 from parml.dataframe.plan_across import numbered
 from parml_core.engine.inline import InlineEngine
+from tests.drawn import examples
 
 pytestmark = pytest.mark.filterwarnings("ignore:Boolean Series key")
 ENGINE = InlineEngine()
@@ -110,7 +111,7 @@ def read_whole(*paths: Path) -> pd.DataFrame:
     return whole.astype({"d": "str"})
 
 
-@settings(max_examples=50, deadline=None)
+@examples(30)
 @given(tables(), conditions(), st.integers(1, 4), st.sampled_from([1, "1MiB"]), st.booleans(), st.booleans())
 def test_filtered_rows_equal_those_that_pandas_filters(
     tmp_path_factory: pytest.TempPathFactory, table: pa.Table, condition: Any, size: int, blocksize: Any, stats: bool, cut: bool
@@ -135,7 +136,7 @@ def test_filtered_rows_equal_those_that_pandas_filters(
         pd.testing.assert_series_equal(got[name], want[name], check_dtype=len(whole) > 0)
 
 
-@settings(max_examples=25, deadline=None)
+@examples(15)
 @given(tables(), st.data(), st.integers(1, 4))
 def test_filters_argument_gives_the_rows_of_pandas(
     tmp_path_factory: pytest.TempPathFactory, table: pa.Table, data: st.DataObject, size: int

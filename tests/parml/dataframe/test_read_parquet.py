@@ -9,19 +9,20 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import parml.dataframe as pdf
 from parml.dataframe.io import parquet as parquet_module
 from parml_core.engine.inline import InlineEngine
 from parml_core.errors import InputError
+from tests.drawn import examples
 
 ENGINE = InlineEngine()
 ROWS = st.tuples(st.none() | st.integers(-9, 9), st.none() | st.sampled_from(["a", "b"]), st.none() | st.booleans())
 
 
-@settings(max_examples=40, deadline=None)
+@examples(25)
 @given(st.lists(ROWS, max_size=20), st.integers(1, 7))
 def test_row_groups_of_any_size_equal_pandas(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[Any, ...]], size: int

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import parml.dataframe as pdf
 from parml_core.engine.inline import InlineEngine
 from parml_core.errors import InputError, NotSupported
+from tests.drawn import examples
 from tests.parml.dataframe.test_operations_like_pandas import CATEGORIES, assert_same, cut, tables
 
 ENGINE = InlineEngine()
@@ -138,7 +139,7 @@ ROWS: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", [*ACROSS, *ROWS])
-@settings(max_examples=4, deadline=None)
+@examples(4)
 @given(wide_tables())
 def test_step_on_random_partitions_equals_pandas(name: str, table: tuple[pd.DataFrame, list[int]]) -> None:
     """Values, dtypes, labels and names are those of pandas on the whole, wherever it is cut."""

@@ -7,10 +7,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from parml_core.engine.inline import InlineEngine
 from parml_core.errors import NotSupported
+from tests.drawn import examples
 from tests.parml.dataframe.test_operations_like_pandas import assert_same, cut
 from tests.parml.dataframe.test_rows_like_pandas import wide_tables
 
@@ -83,7 +84,7 @@ TOTALS: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", TOTALS)
-@settings(max_examples=4, deadline=None)
+@examples(4)
 @given(wide_tables())
 def test_total_of_random_partitions_equals_pandas(name: str, table: tuple[pd.DataFrame, list[int]]) -> None:
     """A total is that of the whole frame, whatever its partitions, empty ones among them."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from scipy import sparse
 from sklearn import config_context
@@ -44,6 +44,7 @@ from parml.model_selection import (
 )
 from parml_core.engine.inline import InlineEngine
 from parml_core.engine.threads import ThreadsEngine
+from tests.drawn import examples
 
 X, Y = make_classification(90, 8, n_informative=5, n_classes=3, random_state=0)
 XB, YB = make_classification(80, 6, n_informative=4, random_state=1)
@@ -472,7 +473,7 @@ settings_of_grid = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@examples(5, suppress_health_check=[HealthCheck.too_slow])
 @given(
     grids=st.lists(settings_of_grid, min_size=1, max_size=2),
     scoring=st.sampled_from([None, "neg_log_loss", "f1_macro"]),
@@ -523,7 +524,7 @@ def test_drawn_grids_along_a_path_equal_sklearn(name: str) -> None:
     """Each library whose models contain smaller ones: whatever else the grid changes, scoring and splits."""
     estimator, grids = estimators_with_grids()[name]
 
-    @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @examples(6, suppress_health_check=[HealthCheck.too_slow])
     @given(
         grid=grids,
         scoring=st.sampled_from([None, "neg_log_loss", ["accuracy", "f1_macro"]]),

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xgboost as xgb
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.sparse import csr_matrix
@@ -18,6 +18,7 @@ from parml.data import PartitionedArray
 from parml.xgboost.cuts import Cuts, find_cuts, values_with
 from parml_core.engine.inline import InlineEngine
 from parml_core.engine.threads import ThreadsEngine
+from tests.drawn import examples
 
 _rng = np.random.default_rng(7)
 ROWS = 3000
@@ -80,7 +81,7 @@ def test_cuts_heed_what_stands_for_missing_values() -> None:
     check_same(found.reference(), xgb.QuantileDMatrix(rows, missing=-999))
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
     hnp.arrays("f4", st.integers(1, 60), elements=st.floats(-1e6, 1e6, width=32) | st.sampled_from([0, 1, -1, np.nan])),
     st.integers(2, 40),

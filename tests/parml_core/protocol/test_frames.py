@@ -8,11 +8,12 @@ import struct
 import tracemalloc
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from parml_core.errors import ProtocolError
 from parml_core.protocol.frames import LARGE_BYTES, Limits, Parser, encode
+from tests.drawn import examples
 
 SIZES = st.one_of(
     st.integers(0, 40),
@@ -58,7 +59,7 @@ def feed(parser: Parser, stream: bytes, steps) -> list:
         at += len(piece)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(FRAMES, st.lists(st.integers(1, 200_000), min_size=1, max_size=30))
 def test_parser_any_frames_cut_anywhere_come_out_the_same(shapes, steps):
     """What is encoded comes out, whatever pieces the stream arrives in."""
@@ -142,7 +143,7 @@ def test_encode_beyond_the_limits_raises_before_anything_is_sent():
         encode(b"", [b"a"] * 3, Limits(max_buffers=2))
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(st.binary(max_size=300), st.lists(st.integers(1, 50), min_size=1, max_size=5))
 def test_parser_any_bytes_give_frames_or_a_protocol_error(data, steps):
     """Nothing that a peer sends raises anything else."""

@@ -10,12 +10,13 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import scipy.sparse
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from parml_core.protocol.serialize import dumps, loads
 from parml_core.store import shared
 from parml_core.store.shared import borrow, loan_of, share, this_place
+from tests.drawn import examples
 
 pytestmark = pytest.mark.skipif(not this_place(), reason="this system has no sealed memory files")
 
@@ -132,7 +133,7 @@ def same_bits(found: np.ndarray, expected: np.ndarray) -> bool:
     return found.dtype == expected.dtype and found.shape == expected.shape and found.tobytes() == expected.tobytes()
 
 
-@settings(deadline=None, max_examples=150)
+@examples(150)
 @given(arrays(), st.booleans())
 def test_array_is_the_same(array: np.ndarray, private: bool) -> None:
     """And writable where it was, for those who get memory of their own; the others' is not changed by that."""
@@ -155,7 +156,7 @@ def test_large_array_is_never_in_the_pickle_itself(dtype: Any, layout: str) -> N
     assert sum(memoryview(buffer).nbytes for buffer in serialized.buffers) == array.nbytes
 
 
-@settings(deadline=None, max_examples=50)
+@examples(50)
 @given(frames(), st.booleans())
 def test_frame_is_the_same(frame: pd.DataFrame, private: bool) -> None:
     first, second = through_shared_memory(frame, private=private)
@@ -165,7 +166,7 @@ def test_frame_is_the_same(frame: pd.DataFrame, private: bool) -> None:
     pd.testing.assert_frame_equal(second, frame, check_freq=False, check_exact=True)
 
 
-@settings(deadline=None, max_examples=50)
+@examples(50)
 @given(tables(), st.booleans())
 def test_table_is_the_same(table: pa.Table, private: bool) -> None:
     first, second = through_shared_memory(table, private=private)
@@ -174,7 +175,7 @@ def test_table_is_the_same(table: pa.Table, private: bool) -> None:
     assert second.schema == table.schema
 
 
-@settings(deadline=None, max_examples=50)
+@examples(50)
 @given(sparse(), st.booleans())
 def test_sparse_matrix_is_the_same(matrix: Any, private: bool) -> None:
     first, second = through_shared_memory(matrix, private=private)
@@ -186,7 +187,7 @@ def test_sparse_matrix_is_the_same(matrix: Any, private: bool) -> None:
     assert same_bits(second.toarray(), matrix.toarray())
 
 
-@settings(deadline=None, max_examples=20)
+@examples(20)
 @given(st.lists(st.one_of(st.text(), st.integers(), st.none(), st.binary(max_size=3000)), max_size=50), arrays())
 def test_objects_with_arrays_among_them_are_the_same(items: list[Any], array: np.ndarray) -> None:
     objects = np.array([*items, None], dtype=object)
