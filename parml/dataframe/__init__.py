@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from parml.collections import compute, persist
 from parml.dataframe.aggregation import Aggregation
+from parml.dataframe.asof import merge_asof
 from parml.dataframe.base import Frame
 from parml.dataframe.frame import DataFrame, MissingColumn
 from parml.dataframe.functions import get_dummies, isna, map_overlap, map_partitions, to_datetime, to_numeric
@@ -62,6 +63,7 @@ __all__ = [
     "map_partitions",
     "melt",
     "merge",
+    "merge_asof",
     "persist",
     "pivot_table",
     "read_csv",

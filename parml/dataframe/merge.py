@@ -70,7 +70,7 @@ def merge(
     """
     if how not in ("inner", "left", "right", "outer", "cross"):
         raise NotSupported(f"expected how to be inner, left, right, outer or cross, found {how!r}")
-    left, right = _frame(left), _frame(right)
+    left, right = mergeable(left), mergeable(right)
     given: dict[str, Any] = {"how": how, "on": on, "left_on": left_on, "right_on": right_on, "left_index": left_index}
     given |= {"right_index": right_index, "suffixes": suffixes, "indicator": indicator, "validate": validate}
     meta = left._meta.merge(right._meta, **given)  # mistakes show here, in pandas' words
@@ -95,7 +95,7 @@ def merge(
     return Frame._of(result)
 
 
-def _frame(value: Any) -> Any:
+def mergeable(value: Any) -> Any:
     """A frame of what can be merged."""
     frame = from_pandas(value, 1) if isinstance(value, pd.DataFrame | pd.Series) else value
     if isinstance(frame, Frame) and isinstance(frame._meta, pd.Series):

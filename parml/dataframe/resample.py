@@ -11,13 +11,14 @@ import numpy as np
 import pandas as pd
 
 from parml.dataframe import steps
+from parml.dataframe.ascending import ends_of, keys_of, with_keys
 from parml.dataframe.base import Frame
 from parml.dataframe.groupby import holds_function
 from parml.dataframe.meta import sample_of
 from parml.dataframe.operators import like_pandas
-from parml.dataframe.plan import Blockwise, Node, Numbers, Project, Rows
+from parml.dataframe.plan import Blockwise, Node, Numbers, Rows
 from parml.dataframe.plan_across import Reduce, labelled
-from parml_core.errors import InputError, NotSupported
+from parml_core.errors import NotSupported
 
 
 class Resamples:
@@ -118,8 +119,7 @@ class Resampler:
 
     def __init__(self, frame: Any, bins: Bins, on: Any, selection: Any = None) -> None:
         meta = frame._meta
-        index = meta.index if on is None else pd.Index(meta[on])
-        if isinstance(index, pd.PeriodIndex):
+        if isinstance(keys_of(meta, on), pd.PeriodIndex):
             raise NotSupported("expected times to resample, found periods; use to_timestamp() before")
         if isinstance(meta, pd.DataFrame) and not meta.columns.is_unique:
             raise NotSupported(f"expected columns of different names to resample, found {list(meta.columns)}; rename them")
@@ -139,11 +139,8 @@ class Resampler:
     def _aggregated(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         frame, bins = self._frame, self._bins
         node = labelled(frame._node)
-        if isinstance(node.meta, pd.Series):
-            keys = node
-        else:
-            keys = Project(node, [] if self._on is None else [self._on])
-        ends = Reduce("ends", Blockwise("ends", partial(ends_of, self._on), (keys,), meta=0), joined_ends, joined_ends, 0)
+        ends = ends_of(node, self._on, "to resample")
+        keys = with_keys(node, self._on)
         binned = Blockwise("bins", partial(bin_labels, bins, self._on), (keys, ends), meta=_labels_like(node.meta, self._on))
         rows: Any = Frame._of(node)
         if self._on is not None:
@@ -164,45 +161,18 @@ class Resampler:
         """What pandas makes of no rows; as far as that is known without calling a user's function."""
         if any(map(holds_function, (*filled.args, *filled.kwargs.values()))):
             return filled.meta
-        labels = pd.Index(self._frame._meta.index if self._on is None else self._frame._meta[self._on])
-        empty = filled.of(meta.set_axis(labels, axis=0))
+        empty = filled.of(meta.set_axis(keys_of(self._frame._meta, self._on), axis=0))
         return empty if type(empty) is type(filled.meta) else filled.meta
 
 
 def _labels_like(meta: Any, on: Any) -> pd.Series:
-    labels = meta.index if on is None else meta[on]
-    return pd.Series(labels, index=meta.index, name=labels.name)
-
-
-def ends_of(on: Any, rows: Any) -> pd.Index | None:
-    """The first and the last time of a partition."""
-    times = rows.index if on is None else pd.Index(rows[on])
-    if times.hasnans or not times.is_monotonic_increasing:
-        what = "the labels" if on is None else f"column {on!r}"
-        raise InputError(
-            f"expected times that ascend to resample, found a partition in which {what} do not, or have nulls; "
-            "drop nulls and use sort_index or sort_values before"
-        )
-    return times[[0, -1]] if len(times) else None
-
-
-def joined_ends(parts: list[pd.Index | None]) -> pd.Index | None:
-    """The first and the last of all times."""
-    ends = [part for part in parts if part is not None]
-    if not ends:
-        return None
-    every = ends[0].append(ends[1:])
-    if not every.is_monotonic_increasing:
-        raise InputError(
-            "expected times that ascend to resample, found a partition that begins before the end of the one before; "
-            "use sort_index or sort_values before"
-        )
-    return every[[0, -1]]
+    times = keys_of(meta, on)
+    return pd.Series(times, index=meta.index, name=times.name)
 
 
 def bin_labels(bins: Bins, on: Any, rows: Any, ends: pd.Index | None) -> pd.Series:
     """The label of the bin of each row."""
-    times = rows.index if on is None else pd.Index(rows[on])
+    times = keys_of(rows, on)
     return pd.Series(times if ends is None else bins.labels_of(times, ends), index=rows.index, name=times.name)
 
 

@@ -21,7 +21,7 @@ STARTS = [pd.Timestamp(2024, 3, 30, 13, 17, tz="Europe/Berlin"), pd.Timestamp(20
 
 @st.composite
 def timed(draw: st.DrawFn) -> tuple[pd.DataFrame, list[int], dict[str, Any]]:
-    """A frame whose labels are times that ascend, some of them equal, some far apart; where to cut it; bins."""
+    """A frame whose labels are keys that ascend, some of them equal, some far apart; where to cut it; bins."""
     frame, bounds = draw(tables(8))
     start = draw(st.sampled_from(STARTS))
     steps = draw(st.lists(st.sampled_from([0, 1, 7, 60, 600, 7000]), min_size=len(frame), max_size=len(frame)))
@@ -95,7 +95,7 @@ def test_times_that_do_not_ascend_are_told() -> None:
     times = pd.to_datetime(["2024-01-02", "2024-01-01", "2024-01-03"])
     frame = pd.DataFrame({"x": [1, 2, 3], "t": times})
     for bounds in ([], [1]):
-        with pytest.raises(InputError, match="times that ascend"):
+        with pytest.raises(InputError, match="keys that ascend"):
             cut(frame, bounds).resample("D", on="t").x.sum().compute(engine=ENGINE)
     with pytest.raises(TypeError, match="Only valid with DatetimeIndex"):
         cut(frame, [1]).resample("D")
