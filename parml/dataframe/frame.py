@@ -12,6 +12,7 @@ import pandas as pd
 
 from parml.dataframe import reductions, steps
 from parml.dataframe.across import AcrossRows
+from parml.dataframe.aggregate import Aggregates
 from parml.dataframe.base import Frame, aligned, beside_labels, elementwise
 from parml.dataframe.groups import Groups
 from parml.dataframe.merge import Joins
@@ -32,7 +33,9 @@ class MissingColumn(InputError, KeyError):
         return str(self.args[0]) if self.args else ""
 
 
-class DataFrame(SortsFrame, FrameRowwise, AcrossRows, FrameTotals, Groups, Joins, Reshapes, Resamples, of=pd.DataFrame):
+class DataFrame(
+    SortsFrame, FrameRowwise, AcrossRows, FrameTotals, Groups, Joins, Reshapes, Resamples, Aggregates, of=pd.DataFrame
+):
     """
     A table cut by rows into partitions, each of which is a pandas DataFrame when it is computed.
 
