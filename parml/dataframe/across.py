@@ -321,6 +321,37 @@ class Rolling:
             return Rolling(self._frame[columns], self._window, self._kwargs)  # type: ignore[index]
         raise NotSupported("expected to choose columns before rolling(on=...), found them chosen after it")
 
+    def cov(self, other: Any = None, pairwise: bool | None = None, ddof: int = 1) -> Any:
+        """
+        The covariance in each window with another series or frame of the same partitions.
+
+        Parameters
+        ----------
+        other : Series or DataFrame, optional
+            Default: the series, or the frame, itself.
+        pairwise : False, optional
+            Columns of frames are matched by name; of a frame with itself, say so.
+        ddof : int
+
+        Examples
+        --------
+        >>> import pandas as pd, parml.dataframe as pdf
+        >>> frame = pdf.from_pandas(pd.DataFrame({"a": [1, 2, 4], "b": [1, 3, 2]}), npartitions=2)
+        >>> frame.a.rolling(2).cov(frame.b).compute().tolist()
+        [nan, 1.0, -1.0]
+        """
+        frame = self._frame
+        if (
+            self._kwargs.get("on") is not None
+            or pairwise
+            or (pairwise is other is None and isinstance(frame._meta, pd.DataFrame))
+        ):
+            raise NotSupported("expected cov with pairwise=False and without on=, found another; choose pairs of columns")
+        other = frame if other is None else other
+        both = elementwise("both", beside_each_other, (frame, other), columnwise=False)
+        step = partial(windows_cov, frame._meta, other._meta, self._window, self._kwargs)
+        return beside("cov", both, step, columnwise=False, kwargs={"ddof": ddof}, **self._sides)
+
     def _of_windows(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         step = partial(window_method, name, self._window, self._kwargs)
         columnwise = self._kwargs.get("on") is None and not name.startswith("agg")  # a dict of columns wants them all
@@ -330,6 +361,22 @@ class Rolling:
 def window_method(name: str, window: Any, rolling: dict[str, Any], rows: Any, *args: Any, **kwargs: Any) -> Any:
     """A method of pandas' windows on rows that hold all of each."""
     return getattr(rows.rolling(window, **rolling), name)(*args, **kwargs)
+
+
+def beside_each_other(left: Any, right: Any) -> pd.DataFrame:
+    """The columns of both, numbered."""
+    both = pd.concat([left, right], axis=1)
+    return both.set_axis(range(both.shape[1]), axis=1)
+
+
+def windows_cov(left: Any, right: Any, window: Any, rolling: dict[str, Any], both: pd.DataFrame, ddof: int) -> Any:
+    """The covariance of what `beside_each_other` put together, like two metas."""
+    width = left.shape[1] if isinstance(left, pd.DataFrame) else 1
+    parts = []
+    for like, columns in ((left, both.iloc[:, :width]), (right, both.iloc[:, width:])):
+        series = isinstance(like, pd.Series)
+        parts.append(columns.iloc[:, 0].rename(like.name) if series else columns.set_axis(like.columns, axis=1))
+    return parts[0].rolling(window, **rolling).cov(parts[1], pairwise=False, ddof=ddof)
 
 
 ROLLING_METHODS = (

@@ -14,6 +14,7 @@ from parml.dataframe import reductions, steps
 from parml.dataframe.across import AcrossRows
 from parml.dataframe.aggregate import Aggregates
 from parml.dataframe.base import Frame, aligned, beside_labels, elementwise
+from parml.dataframe.expanding import Expands
 from parml.dataframe.groups import Groups
 from parml.dataframe.merge import Joins
 from parml.dataframe.operators import BINARY_METHODS, ROWWISE_METHODS, install_methods, install_operators
@@ -34,7 +35,7 @@ class MissingColumn(InputError, KeyError):
 
 
 class DataFrame(
-    SortsFrame, FrameRowwise, AcrossRows, FrameTotals, Groups, Joins, Reshapes, Resamples, Aggregates, of=pd.DataFrame
+    SortsFrame, FrameRowwise, AcrossRows, FrameTotals, Groups, Joins, Reshapes, Resamples, Aggregates, Expands, of=pd.DataFrame
 ):
     """
     A table cut by rows into partitions, each of which is a pandas DataFrame when it is computed.

@@ -15,6 +15,7 @@ from parml.dataframe.across import AcrossRows
 from parml.dataframe.aggregate import Aggregates
 from parml.dataframe.base import Frame, aligned, beside_labels, elementwise
 from parml.dataframe.categories import Categories
+from parml.dataframe.expanding import Expands
 from parml.dataframe.frame import checked_category
 from parml.dataframe.groups import Groups
 from parml.dataframe.meta import as_meta, learned
@@ -27,7 +28,7 @@ from parml.dataframe.totals import SeriesTotals
 from parml_core.errors import InputError, NotSupported
 
 
-class Series(SortsSeries, SeriesRowwise, AcrossRows, SeriesTotals, Groups, Resamples, Aggregates, of=pd.Series):
+class Series(SortsSeries, SeriesRowwise, AcrossRows, SeriesTotals, Groups, Resamples, Aggregates, Expands, of=pd.Series):
     """
     A column cut by rows into partitions, each of which is a pandas Series when it is computed.
 

@@ -24,6 +24,7 @@ from parml.dataframe.sort_steps import (
     distinct,
     first_of_each,
     kept_places,
+    marked_duplicates,
     places_of_first,
     unique,
 )
@@ -58,15 +59,7 @@ class Sorts(Divisions):
         node = self._node
         if keep not in ("first", "last", False):
             raise InputError(f"expected keep to be 'first', 'last' or False, found {keep!r}")
-        compared = node
-        if isinstance(node.meta, pd.Series):
-            compared = _as_frame(node)
-        elif subset is not None:
-            columns = subset if isinstance(subset, list | tuple) else [subset]
-            for column in columns:
-                if column not in node.meta.columns:
-                    raise KeyError(f"expected columns of the frame, found {column!r}; they are {list(node.meta.columns)}")
-            compared = Project(node, list(columns))
+        compared = _compared(node, subset)
         width = compared.meta.shape[1]
         homes = with_home(compared)
         if are_together(compared, list(compared.meta.columns)):
@@ -79,6 +72,29 @@ class Sorts(Divisions):
             places = taken_home(kept, node, pd.Series([], dtype="int64"), all_rows=False)
         result = TakePlaces(node, places)
         return Frame._of(ResetIndex(result, True, {}) if ignore_index else result)
+
+    def duplicated(self, subset: Any = None, *, keep: Any = "first") -> Any:
+        """
+        Whether the values of a row, or those in the columns of `subset`, occurred before; see `drop_duplicates`.
+
+        Parameters
+        ----------
+        subset : column or list of columns, optional
+        keep : {"first", "last", False}
+
+        Examples
+        --------
+        >>> import pandas as pd, parml.dataframe as pdf
+        >>> pdf.from_pandas(pd.DataFrame({"a": [3, 1, 3]}), npartitions=2).duplicated().compute().tolist()
+        [False, False, True]
+        """
+        if keep not in ("first", "last", False):
+            raise InputError(f"expected keep to be 'first', 'last' or False, found {keep!r}")
+        compared = _compared(self._node, subset)
+        moved = hashed(with_home(compared), list(range(compared.meta.shape[1])), compared.npartitions)
+        marked = Blockwise("duplicated", marked_duplicates, (moved,), (Input(0), compared.meta.shape[1], keep))
+        name = self._node.meta.name if isinstance(self._node.meta, pd.Series) else None
+        return Frame._of(taken_home(marked, self._node, pd.Series([], index=self._node.meta.index, dtype=bool, name=name)))
 
     def reset_index(self, level: Any = None, *, drop: bool = False, **kwargs: Any) -> Any:
         """
@@ -318,6 +334,19 @@ def _cut_at(node: Node, order: Order, divisions: Sequence[Any], counted: bool = 
     result.in_order, result.divisions = order.keys.columns is None, tuple(given[1:-1])  # type: ignore[attr-defined]
     result.ends = (given[0], given[-1])  # type: ignore[attr-defined]
     return result
+
+
+def _compared(node: Node, subset: Any) -> Node:
+    """The columns in which rows are compared."""
+    if isinstance(node.meta, pd.Series):
+        return _as_frame(node)
+    if subset is None:
+        return node
+    columns = subset if isinstance(subset, list | tuple) else [subset]
+    for column in columns:
+        if column not in node.meta.columns:
+            raise KeyError(f"expected columns of the frame, found {column!r}; they are {list(node.meta.columns)}")
+    return Project(node, list(columns))
 
 
 def _listed(columns: Any) -> list[Any]:

@@ -50,3 +50,8 @@ def places_of_first(numbered_rows: pd.DataFrame, width: int, keep: Any) -> pd.Da
 def kept_places(numbered_rows: pd.DataFrame, width: int, keep: Any) -> pd.Series:
     """The places of these rows, where no row moved."""
     return place_of(first_of_each(numbered_rows, width, keep).iloc[:, -1])
+
+
+def marked_duplicates(numbered_rows: pd.DataFrame, width: int, keep: Any) -> pd.DataFrame:
+    """Whether the first columns occur elsewhere, and where the rows came from."""
+    return pd.DataFrame({0: numbered_rows.iloc[:, :width].duplicated(keep=keep), 1: numbered_rows.iloc[:, -1]})
