@@ -20,7 +20,10 @@ from parml_core.protocol.frames import Frame, Limits
 from parml_core.protocol.messages import PROTOCOL_VERSION, Hello
 from parml_core.typing import Address, Buffer
 
-__all__ = ["Comm", "Credentials", "Limits", "Listener", "OnComm", "my_versions", "split_address"]
+__all__ = ["MEASURED_BYTES", "Comm", "Credentials", "Limits", "Listener", "OnComm", "my_versions", "split_address"]
+
+MEASURED_BYTES = 1024 * 1024
+"""What comes in smaller portions says little of the network: the systems at both ends may have it waiting."""
 
 _MIN_SECRET_BYTES = 16
 
@@ -81,11 +84,14 @@ class Comm(abc.ABC):
     ----------
     peer : Hello
     local_address, peer_address : str
+    bytes_per_s : float
+        Throughput at which the last frame of `MEASURED_BYTES` or more came in; 0: not known.
     """
 
     peer: Hello
     local_address: Address
     peer_address: Address
+    bytes_per_s: float = 0.0
 
     @abc.abstractmethod
     async def read(self) -> Frame:

@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 
 from tornado.iostream import IOStream, StreamClosedError
 
-from parml_core.comm.base import Comm, Credentials, Limits, Listener, OnComm
+from parml_core.comm.base import MEASURED_BYTES, Comm, Credentials, Limits, Listener, OnComm
 from parml_core.comm.handshake import (
     Refusals,
     introduce_as_client,
@@ -75,9 +75,10 @@ class TCPComm(Comm):
         self._stream = stream
         self._parser = Parser(limits)
         self._burst = 0
+        self._loop = asyncio.get_running_loop()
 
     async def read(self) -> Frame:
-        parser = self._parser
+        parser, arrived, first, since_s = self._parser, 0, 0, 0.0
         try:
             while (frame := parser.next()) is None:
                 space = parser.space()
@@ -87,7 +88,13 @@ class TCPComm(Comm):
                     if self._burst == _BURST:
                         self._burst = 0
                         await asyncio.sleep(0)
-                parser.filled(await arriving)
+                count = await arriving
+                parser.filled(count)
+                if not arrived:  # the first bytes tell when the others begin to come
+                    since_s, first = self._loop.time(), count
+                arrived += count
+            if arrived - first >= MEASURED_BYTES:
+                self.bytes_per_s = (arrived - first) / max(self._loop.time() - since_s, 1e-6)
             return frame
         except StreamClosedError as exc:
             raise self._lost(exc) from None

@@ -24,7 +24,7 @@ import msgspec
 from parml_core.errors import ProtocolError
 from parml_core.typing import Buffer
 
-__all__ = ["LARGE_BYTES", "Frame", "Limits", "Parser", "check", "encode", "nbytes_of"]
+__all__ = ["LARGE_BYTES", "Frame", "Limits", "Parser", "allocate", "check", "encode", "nbytes_of"]
 
 Frame = tuple[Buffer, list[memoryview]]
 
@@ -215,7 +215,7 @@ class _Assembly:
         check(header_bytes, range(n_buffers) if n_buffers > limits.max_buffers else (), limits)
         self._limits = limits
         self._sizes = [8 * n_buffers, header_bytes]
-        self.pieces: list[memoryview] = [_allocate(8 * n_buffers)]
+        self.pieces: list[memoryview] = [allocate(8 * n_buffers)]
         self._filled = 0  # of the last piece
         self.complete = False
         self._open_next()
@@ -237,11 +237,11 @@ class _Assembly:
             if len(self.pieces) == len(self._sizes):
                 self.complete = True
                 return
-            self.pieces.append(_allocate(self._sizes[len(self.pieces)]))
+            self.pieces.append(allocate(self._sizes[len(self.pieces)]))
             self._filled = 0
 
 
-def _allocate(nbytes: int) -> memoryview:
+def allocate(nbytes: int) -> memoryview:
     """Writable memory, of which pages that were not there before cost nothing before something is written to them."""
     if nbytes < _MALLOC_BYTES:
         return memoryview(bytearray(nbytes))

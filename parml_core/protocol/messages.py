@@ -462,13 +462,15 @@ class GetValues(Message):
     Send these values. → `Values`. `place`: a holder there may lend large ones instead; empty: it shall send all of them.
 
     `patient`: of one large value. The answer may come when others have been sent it, or name one of them, and is followed by
-    `Took`.
+    `Took`. `codecs`: by which buffers may be compressed, if they come earlier so over a link of `bytes_per_s`.
     """
 
     request: int
     keys: list[Key]
     place: str = ""
     patient: bool = False
+    codecs: tuple[str, ...] = ()
+    bytes_per_s: float = 0.0
 
 
 class Took(Message):
@@ -501,7 +503,8 @@ class Values(Message):
     Values as pickle-5 heads, buffers out of band. ``heads[i]`` is None where the worker does not have keys[i].
 
     `failures` tells for a key that is there but cannot be pickled why: its head is None too. Buffers of `loans` are not sent.
-    `elsewhere` has just got the value of a patient request, and shall be asked for it; nothing is sent.
+    `elsewhere` has just got the value of a patient request, and shall be asked for it; nothing is sent. Buffers of `packed`, by
+    their positions among all, have these lengths and are not in this frame: they follow in order, each as some `Piece`s.
     """
 
     request: int
@@ -510,6 +513,20 @@ class Values(Message):
     failures: dict[Key, Failure] = {}
     loans: dict[Key, Loan] = {}
     elsewhere: Address = ""
+    packed: dict[int, int] = {}
+
+
+class Piece(Message):
+    """
+    The next `nbytes` of the buffers that were to follow, as the only buffer of this frame.
+
+    `codec`: by which they are compressed, empty: they are not. `checksum`: CRC-32 of the bytes that come out.
+    """
+
+    request: int
+    codec: str
+    nbytes: int
+    checksum: int
 
 
 class PutDone(Message):
@@ -519,7 +536,7 @@ class PutDone(Message):
     refused: list[Key]
 
 
-FromData: TypeAlias = Values | PutDone
+FromData: TypeAlias = Values | Piece | PutDone
 
 encoder = msgspec.msgpack.Encoder()
 """Encodes a list of messages."""

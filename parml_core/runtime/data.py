@@ -10,12 +10,16 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from parml_core.comm.base import Comm
 from parml_core.errors import ConnectionLost, ParmlError
 from parml_core.kernel import events as ev
 from parml_core.kernel.uploads import Asker, Turn, Uploads
+from parml_core.protocol.frames import nbytes_of
 from parml_core.protocol.messages import GetValues, PutDone, PutValues, ToData, Took, Values, decoder_of, encoder
 from parml_core.protocol.serialize import failure_of
+from parml_core.runtime import pieces
 from parml_core.runtime.peer import unpack
 from parml_core.store.disk import Disk, Unreadable
 from parml_core.store.memory import MemoryStore
@@ -82,7 +86,7 @@ class DataServer:
                     if type(request) is GetValues:
                         asker = asker._replace(place=request.place)
                         values, out = await self._give(request, asker)
-                        comm.write(encoder.encode([values]), out)
+                        await _send(comm, request, values, out)
                         del out  # the values may be dropped before the peer says more
                     elif type(request) is Took:
                         self._take(self._uploads.ended(request.key, asker, time.monotonic(), kept=request.kept))
@@ -179,3 +183,15 @@ class DataServer:
         self._look_after(sum(nbytes for _, nbytes in sizes))
         self._handle(ev.ValuesPut(tuple(sizes)))
         return PutDone(request.request, refused)
+
+
+async def _send(comm: Comm, request: GetValues, values: Values, buffers: list[Any]) -> None:
+    """Buffers that are worth it go in compressed pieces."""
+    chosen: dict[int, str] = {}
+    if request.codecs and buffers:
+        chosen = await asyncio.to_thread(pieces.to_compress, buffers, request.codecs, request.bytes_per_s)
+    if chosen:
+        values = msgspec.structs.replace(values, packed={i: nbytes_of(buffers[i]) for i in chosen})
+    comm.write(encoder.encode([values]), [buffer for i, buffer in enumerate(buffers) if i not in chosen])
+    for i, codec in chosen.items():
+        await pieces.send(comm, request.request, codec, buffers[i])

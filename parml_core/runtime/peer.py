@@ -4,20 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable, Sequence
+from math import inf
 from typing import Any
 
 import msgspec
 
 from parml_core.comm import connect
-from parml_core.comm.base import Comm, Credentials, Limits, my_versions
+from parml_core.comm.base import MEASURED_BYTES, Comm, Credentials, Limits, my_versions
 from parml_core.config import Settings
-from parml_core.errors import ConnectionLost, ParmlError
-from parml_core.protocol.messages import FromData, GetValues, Hello, Loan, PutDone, PutValues, Took, Values, decoder_of, encoder
+from parml_core.errors import ConnectionLost, ParmlError, ProtocolError
+from parml_core.protocol.compression import CODECS, available
+from parml_core.protocol.messages import (
+    FromData,
+    GetValues,
+    Hello,
+    Loan,
+    Piece,
+    PutDone,
+    PutValues,
+    Took,
+    Values,
+    decoder_of,
+    encoder,
+)
 from parml_core.protocol.serialize import Serialized
+from parml_core.runtime.pieces import Unpacking
 from parml_core.store.disk import Unreadable, borrow_from_disk
 from parml_core.store.shared import borrow, loan_of, this_place
-from parml_core.typing import Address, Buffer, Key
+from parml_core.typing import Address, Buffer, Key, host_of
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -28,6 +44,12 @@ def limits_of(settings: Settings) -> Limits:
 
 FRAME_BYTES = 16 * 1024 * 1024
 """Messages that are larger together travel in several frames."""
+
+FAST_BYTES_PER_S = 1e9
+"""Over a faster link nothing is compressed."""
+
+MEASURE_AGAIN_S = 60.0
+"""So long the throughput of a link is believed to be what it was when values last came as they are."""
 
 
 class Conversation:
@@ -92,11 +114,17 @@ class DataLink:
     makes no new ones: by that it is told from one that is busy, and the link fails after `silence_s`.
     """
 
-    def __init__(self, comm: Comm, connect_again: Callable[[float], Awaitable[Comm]], silence_s: float) -> None:
+    def __init__(
+        self, comm: Comm, connect_again: Callable[[float], Awaitable[Comm]], silence_s: float, settings: Settings
+    ) -> None:
         self._comm = comm
+        self._limits = limits_of(settings)
+        self._compression = "none" if host_of(comm.local_address) == host_of(comm.peer_address) else settings.comm.compression
+        self._measured = inf, 0.0  # throughput of the link in bytes/s, and when that was
         self._connect_again = connect_again
         self._n_requests = 0
         self._answers: dict[int, asyncio.Future[tuple[Any, list[memoryview]]]] = {}
+        self._unpacking: dict[int, tuple[Values, Unpacking]] = {}
         self._reader = asyncio.ensure_future(self._read())
         self._watcher = asyncio.ensure_future(self._watch(silence_s / 3))
 
@@ -115,7 +143,8 @@ class DataLink:
         def open_comm(timeout_s: float) -> Awaitable[Comm]:
             return connect(address, credentials=credentials, hello=hello, timeout_s=timeout_s, limits=limits)
 
-        return cls(await open_comm(min(settings.comm.connect_timeout_s, silence_s)), open_comm, silence_s)
+        comm = await open_comm(min(settings.comm.connect_timeout_s, silence_s))
+        return cls(comm, open_comm, silence_s, settings)
 
     @property
     def closed(self) -> bool:
@@ -160,8 +189,19 @@ class DataLink:
 
     async def _get(self, keys: Sequence[Key], place: str, *, patient: bool = False) -> tuple[Values, list[Serialized | None]]:
         self._n_requests += 1
-        values, buffers = await self._ask(self._n_requests, GetValues(self._n_requests, list(keys), place, patient), ())
+        request = self._n_requests
+        message = GetValues(request, list(keys), place, patient, *await self._codecs())
+        values, buffers = await self._ask(request, message, ())
         return values, unpack(values.heads, values.buffers, buffers)
+
+    async def _codecs(self) -> tuple[tuple[str, ...], float]:
+        """By which codecs values may be compressed, and the throughput of the link."""
+        bytes_per_s, then_s = self._measured
+        if self._compression == "auto" and bytes_per_s < FAST_BYTES_PER_S and time.monotonic() - then_s < MEASURE_AGAIN_S:
+            return await asyncio.to_thread(available), bytes_per_s
+        if self._compression in CODECS:
+            return (self._compression,), 1.0  # as if there were no slower one
+        return (), 0.0
 
     async def put(self, keys: Sequence[Key], values: Sequence[Serialized]) -> None:
         """Let the worker keep these values; those in shared memory it maps, where it can. Raises ConnectionLost."""
@@ -195,9 +235,15 @@ class DataLink:
             while True:
                 header, buffers = await self._comm.read()
                 for message in _from_data.decode(header):
-                    answer = self._answers.get(message.request)
-                    if answer is not None and not answer.done():
-                        answer.set_result((message, buffers))
+                    if type(message) is Values and message.packed:
+                        packed = Unpacking(sum(message.buffers), buffers, message.packed, self._limits)
+                        self._unpacking[message.request] = message, packed
+                    elif type(message) is Piece:
+                        await self._unpack(message, buffers)
+                    else:
+                        if sum(map(len, buffers)) >= MEASURED_BYTES:
+                            self._measured = self._comm.bytes_per_s or inf, time.monotonic()
+                        self._answered(message, buffers)
         except ParmlError as lost:
             error = lost
         except msgspec.DecodeError as garbage:
@@ -208,6 +254,22 @@ class DataLink:
             for answer in self._answers.values():
                 if not answer.done():
                     answer.set_exception(ConnectionLost(str(error)))
+
+    def _answered(self, message: Any, buffers: list[memoryview]) -> None:
+        answer = self._answers.get(message.request)
+        if answer is not None and not answer.done():
+            answer.set_result((message, buffers))
+
+    async def _unpack(self, piece: Piece, buffers: list[memoryview]) -> None:
+        message, packed = self._unpacking.get(piece.request, (None, None))
+        if packed is None or len(buffers) != 1:
+            raise ProtocolError(
+                f"expected a piece of an answer, found one of request {piece.request} in {len(buffers)} buffers"
+            )
+        await asyncio.to_thread(packed.put, piece, buffers[0])
+        if packed.complete:
+            del self._unpacking[piece.request]
+            self._answered(message, packed.buffers)
 
     async def _watch(self, period_s: float) -> None:
         waited_for = None
