@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import random
 import signal
@@ -64,6 +65,23 @@ def test_broadcast_uses_all_cables_and_comes_to_each_host_once(
     times = {host: (host.sent_bytes() - count) / NBYTES for host, count in before.items()}
     assert times[first] < 3.5
     assert 4.9 < sum(times.values()) < 5.6  # each time with the headers of its packets, and what else the hosts say
+
+
+def test_values_over_a_slow_cable_are_compressed_once_it_was_measured(
+    cluster: Cluster, hosts: list[Host], hosts_to_lose: list[Host]
+) -> None:
+    """The first comes as it is, the second, as compressible, in a small part of its bytes; the slow link is noticed by itself."""
+    client, source, target = cluster.client, hosts[0], hosts_to_lose[1]
+    here, there = (Hints(where=tuple(cluster.workers_of(host))) for host in (source, target))
+    sent = []
+    for seed in (3, 4):
+        value = client.submit(operator.mul, random.Random(seed).randbytes(1000), NBYTES // 1000, hints=here)
+        client.wait([value], timeout_s=BOUND_S)
+        before = source.sent_bytes()
+        right = zlib.crc32(random.Random(seed).randbytes(1000) * (NBYTES // 1000))
+        assert client.submit(zlib.crc32, value, hints=there).result(timeout_s=BOUND_S) == right
+        sent.append(source.sent_bytes() - before)
+    assert sent[0] > NBYTES and sent[1] < NBYTES / 10
 
 
 def test_holder_that_is_killed_while_it_sends_keeps_nobody_from_the_value(
