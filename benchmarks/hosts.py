@@ -6,6 +6,11 @@ process at each end, which send and receive the bytes of an array that is there 
 takes them. Both are done in turn; told is the first time and the median of the later ones.
 
     python benchmarks/hosts.py [--mebibytes 256] [--repeats 8]
+
+With --broadcast, one array goes to workers of so many hosts at once, over cables that carry --cable MiB/s each; told is the
+time, also as a multiple of one transfer, and how often each host has sent the array.
+
+    python benchmarks/hosts.py --broadcast 7 --mebibytes 16 --cable 16
 """
 
 from __future__ import annotations
@@ -128,10 +133,42 @@ def measure(mebibytes: int, repeats: int) -> dict[str, list[float]]:
     return seconds
 
 
+def noise(mebibytes: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).random(mebibytes * MIB // 8)
+
+
+def broadcast(mebibytes: int, n_hosts: int, cable: int, repeats: int) -> None:
+    network = Network(n_hosts + 2)
+    scheduler, *hosts = network.hosts
+    try:
+        workers = [(host, f"w{i}", 1) for i, host in enumerate(hosts)]
+        with tempfile.TemporaryDirectory() as folder, Cluster(Path(folder), scheduler, workers) as cluster:
+            client = cluster.client
+            source, *targets = [Hints(where=tuple(cluster.workers_of(host))) for host in hosts]
+            for host in hosts:
+                host.limit_cable(cable * MIB)
+            for seed in range(repeats + 1):
+                array = client.submit(noise, mebibytes if seed else 1, seed, hints=source)
+                client.wait([array])
+                before = [host.sent_bytes() for host in hosts]
+                began = time.perf_counter()
+                found = client.gather([client.submit(look, array, hints=target) for target in targets])
+                seconds = time.perf_counter() - began
+                sent = [(host.sent_bytes() - count) / (mebibytes * MIB) for host, count in zip(hosts, before, strict=True)]
+                assert len(set(found)) == 1
+                if seed:  # the first was small, and has paid for imports
+                    times = seconds * cable / mebibytes
+                    print(f"{seconds:.2f} s, {times:.1f} × one transfer; sent {' '.join(f'{n:.1f}' for n in sent)}", flush=True)
+    finally:
+        network.close()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--mebibytes", type=int, default=256, help="size of the array (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=8, help="(default: %(default)s)")
+    parser.add_argument("--broadcast", type=int, metavar="HOSTS", help="send one array to so many hosts instead")
+    parser.add_argument("--cable", type=int, default=16, help="MiB/s that a host can send then (default: %(default)s)")
     parser.add_argument("--receive", help=argparse.SUPPRESS)
     parser.add_argument("--send", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -144,6 +181,9 @@ def main() -> None:
         return
     if missing := what_is_missing():
         raise SystemExit(f"two hosts {missing}")
+    if options.broadcast:
+        broadcast(options.mebibytes, options.broadcast, options.cable, options.repeats)
+        return
     seconds = measure(options.mebibytes, options.repeats)
     plain_ms = 1000 * statistics.median(seconds["plain TCP"][1:])
     print(f"\n{options.mebibytes} MiB{'ms':>16}{'GB/s':>8}{'of plain':>10}{'first, ms':>12}")

@@ -45,8 +45,8 @@ def limits_of(settings: Settings) -> Limits:
 FRAME_BYTES = 16 * 1024 * 1024
 """Messages that are larger together travel in several frames."""
 
-FAST_BYTES_PER_S = 1e9
-"""Over a faster link nothing is compressed."""
+FAST_BYTES_PER_S = 250e6
+"""Over a faster link nothing is compressed: what little time that may win is not worth a processor at each end."""
 
 MEASURE_AGAIN_S = 60.0
 """So long the throughput of a link is believed to be what it was when values last came as they are."""

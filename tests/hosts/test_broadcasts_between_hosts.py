@@ -70,7 +70,7 @@ def test_broadcast_uses_all_cables_and_comes_to_each_host_once(
 def test_values_over_a_slow_cable_are_compressed_once_it_was_measured(
     cluster: Cluster, hosts: list[Host], hosts_to_lose: list[Host]
 ) -> None:
-    """The first comes as it is, the second, as compressible, in a small part of its bytes; the slow link is noticed by itself."""
+    """The first comes as it is, the second in a small part of its bytes: the slow link is noticed by itself."""
     client, source, target = cluster.client, hosts[0], hosts_to_lose[1]
     here, there = (Hints(where=tuple(cluster.workers_of(host))) for host in (source, target))
     sent = []
