@@ -1,4 +1,4 @@
-"""Values between hosts, compressed: here two addresses of this machine, which parml takes for two hosts."""
+"""Values between hosts, in turns and compressed: here two addresses of this machine, which parml takes for two hosts."""
 
 from __future__ import annotations
 
@@ -186,3 +186,40 @@ def test_damaged_piece_ends_the_connection_and_the_next_one_gives_the_value(monk
         assert value is not None and loads(value.head, value.buffers) == VALUES["zeros"]
 
     asked(VALUES, scene, at=THERE, setting="lz4")
+
+
+# --- turns -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first_keeps_it", [True, False])
+def test_second_waits_for_the_first_and_is_told_where_to_ask(first_keeps_it: bool) -> None:
+    """When the first has the value, the second is to ask it; when its connection ends, the second is sent the value."""
+
+    async def scene(link: DataLink, came: list[int]) -> None:
+        def patiently(link: DataLink, place: str) -> asyncio.Task[Any]:
+            return asyncio.ensure_future(link._get(["noise"], place, patient=True))
+
+        where = link._comm.peer_address
+        first, second, third = [await DataLink.open(where, SECRET, id, Settings(), f"tcp://{id}:1") for id in "abc"]
+        await patiently(first, "place-a")
+        answers = []
+        for asker in (second, third):
+            answers.append(patiently(asker, "place-b"))
+            await link.get(["small"])  # by now the asker was heard; who does not ask patiently waits for nobody
+        assert not any(answer.done() for answer in answers)
+        if first_keeps_it:
+            first.took("noise", kept=True)
+            answer, [value] = await answers[0]
+            assert value is not None and not answer.elsewhere  # by turns: the holder's
+            second.took("noise", kept=True)
+        else:
+            await first.close()
+            answer, [value] = await answers[0]
+            assert value is not None
+            second.took("noise", kept=True)
+        answer, [value] = await answers[1]
+        assert (answer.elsewhere, value) == ("tcp://b:1", None)  # who is in its place
+        for opened in (first, second, third):
+            await opened.close()
+
+    asked(VALUES, scene, at=HERE, setting="none")
