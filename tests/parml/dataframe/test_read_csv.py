@@ -325,6 +325,23 @@ class TestBadInput:
         assert got.npartitions > 2
         pd.testing.assert_frame_equal(got.compute(), pd.read_csv(tmp_path / "x.csv"))
 
+    @pytest.mark.parametrize("where", ["nowhere", "early", "late"])
+    def test_blocks_that_are_parsed_piece_by_piece(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+        """Without quotes no text is kept; a quote, a row longer than a piece, a bad value change nothing but how."""
+        monkeypatch.setattr(csv_reader, "_CHUNK_BYTES", 256)
+        rows = [f"{i},{'y' * (i % 9)},{i / 8}" for i in range(400)]
+        if where != "nowhere":
+            rows[1 if where == "early" else 390] = '7,"a, b",0.5'
+        rows[200] = f"8,{'long' * 200},-1"
+        pattern = written(tmp_path, x="\n".join(["i,s,f", *rows, ""]))
+        got = pdf.read_csv(pattern, blocksize=6000)
+        assert got.npartitions == 2
+        pd.testing.assert_frame_equal(got.compute(engine=ENGINE), pd.read_csv(tmp_path / "x.csv"))
+        rows[300] = "9,z,bad"
+        bad = pdf.read_csv(written(tmp_path, x="\n".join(["i,s,f", *rows, ""])), blocksize=6000, dtype={"f": float})
+        with pytest.raises(InputError, match=r"line 302.*'f'|'f'.*line 302"):
+            bad.compute(engine=ENGINE)
+
     def test_unusable_arguments_and_files_say_what_is_expected(self, tmp_path: Path) -> None:
         """Unknown columns, dtypes, separators, sizes; empty, packed and old files."""
         pattern = written(tmp_path, x="a,b\n1,2\n")
