@@ -142,16 +142,23 @@ class Order:
     def targets(self, frame: Any, bounds: pd.DataFrame) -> np.ndarray:
         """For each row how many of the bounds, which are sorted, it is not before. Equal rows get equal numbers."""
         keys = self.keys.of(frame)
+        steps, size = 2 * len(bounds) + 3, 1
+        targets = np.zeros(len(keys), "int64")
+        tied: Any = slice(None)  # rows that the keys so far do not tell apart from some bound
         of_rows, of_bounds = np.zeros(len(keys), "int64"), np.zeros(len(bounds), "int64")
-        size = 1
         for place, ascending in enumerate(self._ascending(keys.shape[1])):
-            steps = 2 * len(bounds) + 3
             if size * steps > _MOST_CODES:
                 break  # the keys before suffice: rows that they do not tell apart stay together
-            (row_codes, bound_codes), size = _codes(keys.iloc[:, place], bounds.iloc[:, place]), size * steps
+            row_codes, bound_codes = _codes(keys.iloc[:, place].iloc[tied], bounds.iloc[:, place])
             of_rows = of_rows * steps + self._directed(row_codes, ascending, steps)
             of_bounds = of_bounds * steps + self._directed(bound_codes, ascending, steps)
-        return np.searchsorted(of_bounds, of_rows, side="right")
+            if place == 0:
+                targets = np.searchsorted(of_bounds, np.arange(steps), side="right")[of_rows]
+            else:
+                targets[tied] = np.searchsorted(of_bounds, of_rows, side="right")
+            at_bound = np.flatnonzero(row_codes & 1)  # odd: at a bound, or null
+            tied, of_rows, size = at_bound if place == 0 else tied[at_bound], of_rows[at_bound], size * steps
+        return targets
 
     def _directed(self, codes: np.ndarray, ascending: bool, steps: int) -> np.ndarray:
         null = 0 if self.nulls_first else steps - 1
@@ -173,7 +180,8 @@ def _codes(values: pd.Series, bounds: pd.Series) -> tuple[np.ndarray, np.ndarray
         codes = np.full(len(items), -1, "int64")
         there = items[~nulls]
         left = np.searchsorted(steps, there, side="left")
-        codes[~nulls] = left + np.searchsorted(steps, there, side="right")
+        equal = steps[np.minimum(left, len(steps) - 1)] == there if len(steps) else 0
+        codes[~nulls] = 2 * left + equal
         return codes
 
     return code(rows, null), code(limits, null_limit)
