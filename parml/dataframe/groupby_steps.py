@@ -191,7 +191,7 @@ class Partials:
         columns = dict(enumerate(frame[column] for column in self.grouping.by))
         for (column, kept), place in self._places.items():
             if column is not None:
-                columns[place] = _as_float(frame[column]) if kept in ("total", "squares") else frame[column]
+                columns[place] = steps.as_float(frame[column]) if kept in ("total", "squares") else frame[column]
         working = pd.DataFrame(columns, copy=False)
         grouped = self._grouped(working)
         made = {place: _keep(grouped, kept, place) for (_, kept), place in self._places.items()}
@@ -270,7 +270,3 @@ def _keep(grouped: Any, kept: str, place: int) -> pd.Series:
     if kept == "squares":
         return (grouped[place].var(ddof=0) * grouped[place].count()).fillna(0.0)  # type: ignore[no-any-return]
     return getattr(grouped[place], "sum" if kept == "total" else kept)()  # type: ignore[no-any-return]
-
-
-def _as_float(values: pd.Series) -> pd.Series:
-    return values.astype("Float64" if isinstance(values.dtype, pd.api.extensions.ExtensionDtype) else "float64")

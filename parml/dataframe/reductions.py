@@ -25,18 +25,19 @@ def reduce_by(name: str, node: Node, **kwargs: Any) -> Any:
     least = kwargs.pop("min_count", 0)
     if least > 0:
         total, count = reduce_by(name, node, **kwargs), reduce_by("count", node)
-        return Frame._of(Blockwise("min_count", where_enough, (total._node, count._node), (Input(0), Input(1), least)))
+        null = getattr(node.meta, name)(min_count=1) if isinstance(node.meta, pd.Series) else np.nan
+        return Frame._of(Blockwise("min_count", where_enough, (total._node, count._node), (Input(0), Input(1), least, null)))
     meta = getattr(node.meta, name)(**kwargs)
     totals = Totals(name, tuple(kwargs.items()), node.meta)
     chunk = Blockwise(name, totals.chunk, (node,), meta=node.meta)
     return Frame._of(Reduce(name, chunk, totals.combine, totals.finish, meta))
 
 
-def where_enough(total: Any, count: Any, least: int) -> Any:
+def where_enough(total: Any, count: Any, least: int, null: Any) -> Any:
     """Null where there were fewer values."""
     if isinstance(total, pd.Series):
         return total.where(count >= least)
-    return total if count >= least else np.nan
+    return total if count >= least else null
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,11 @@ class Totals:
             frame = pd.DataFrame(row, index=range(1))
             frame.columns = values.columns
             return frame
-        keeps_dtype = name in ("min", "max") or (name == "sum" and isinstance(values.dtype, pd.api.extensions.ExtensionDtype))
-        dtype = values.dtype if keeps_dtype and not pd.api.types.is_bool_dtype(values.dtype) else None
+        extension = isinstance(values.dtype, pd.api.extensions.ExtensionDtype)
+        keeps_dtype = name in ("min", "max") or (name == "sum" and (extension or values.dtype.kind == "m"))
+        dtype: Any = values.dtype if keeps_dtype and not pd.api.types.is_bool_dtype(values.dtype) else None
+        if name in ("any", "all") and extension:
+            dtype = "boolean"  # true, false or not known
         return pd.Series([getattr(values, name)(**kwargs)], dtype=dtype, name=values.name)
 
 
@@ -209,6 +213,8 @@ class Counts:
 
     def finish(self, partials: list[pd.Series]) -> pd.Series:
         counts = self.combine(partials)
+        if hasattr(self.meta.array, "_mask"):  # pandas counts the nulls of these last
+            counts = counts.take(np.argsort(counts.index.isna(), kind="stable"))
         if self.sort:
             counts = counts.sort_values(ascending=self.ascending, kind="stable")
         return (counts / counts.sum()).rename("proportion") if self.normalize else counts

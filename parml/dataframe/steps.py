@@ -216,6 +216,11 @@ def truth_as_numbers(values: Any) -> Any:
     return values.astype(dict.fromkeys(columns, "int64")) if columns else values
 
 
+def as_float(values: pd.Series) -> pd.Series:
+    """Numbers or truth values as floats, with nulls of the same kind."""
+    return values.astype("Float64" if isinstance(values.dtype, pd.api.extensions.ExtensionDtype) else "float64")
+
+
 def relabelled(fn: Callable[..., Any], index: pd.Index, /, *args: Any, **kwargs: Any) -> Any:
     """A function of labels, whose arrays become labels again."""
     result = fn(index, *args, **kwargs)

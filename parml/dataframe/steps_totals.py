@@ -37,6 +37,11 @@ def chosen(place: int, values: list[Any]) -> Any:
     return there[place] if there else None
 
 
+def ranked(values: pd.Series) -> pd.Series:
+    """Values that can be compared as pandas does: categories by their places, whatever they are called."""
+    return values.cat.codes if isinstance(values.dtype, pd.CategoricalDtype) else values
+
+
 def most_frequent(meta: pd.Series, dropna: bool, counts: pd.Series) -> pd.Series:
     """The values of the highest count, in pandas' order and dtype."""
     best = counts.index[counts.to_numpy() == counts.max()] if counts.sum() else counts.index[:0]
@@ -64,6 +69,7 @@ def joined_totals(meta: Any, columns: pd.Index, /, *totals: Any) -> Any:
         frame.columns = columns
         return frame
     same = len({getattr(total, "dtype", type(total)) for total in totals}) == 1
+    same = same and not isinstance(meta.dtype, pd.api.extensions.ExtensionDtype)
     return pd.Series(list(totals), index=columns, name=meta.name, dtype=meta.dtype if not same else None)
 
 

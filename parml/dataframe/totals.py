@@ -92,7 +92,7 @@ class Extreme:
         if not len(there):
             return None
         place = int(there.argmin() if self.name == "idxmin" else there.argmax())
-        return there.iloc[place], there.index[place]
+        return steps_totals.ranked(there).iloc[place], there.index[place]
 
     def combine(self, parts: list[Any]) -> list[Any] | None:
         kept = [part for part in parts if part is not None]
@@ -124,6 +124,7 @@ class Ordered:
     def chunk(self, part: pd.Series) -> tuple[Any, Any, bool] | None:
         if not len(part):
             return None
+        part = steps_totals.ranked(part)
         ordered = part.is_monotonic_increasing if self.increasing else part.is_monotonic_decreasing
         return part.iloc[0], part.iloc[-1], bool(ordered)
 
@@ -166,6 +167,9 @@ class SeriesTotals(Totals):
         """The median; exact, in two passes."""
         if not skipna:
             raise NotSupported("expected median with skipna=True; use dropna or fillna before")
+        if pd.api.types.is_bool_dtype(self._meta.dtype):  # which pandas takes for numbers in a median, and not in a quantile
+            as_numbers: Any = elementwise("truth", steps.as_float, (self,))
+            return as_numbers.quantile(0.5)
         return self.quantile(0.5)
 
     def median_approximate(self) -> Any:
@@ -185,7 +189,7 @@ class SeriesTotals(Totals):
         series: Any = self
         counts = series.value_counts(sort=False, dropna=dropna)
         mode = partial(steps_totals.most_frequent, self._meta, dropna)
-        return Frame._of(Blockwise("mode", mode, (counts._node,), meta=self._meta))
+        return Frame._of(Blockwise("mode", mode, (counts._node,), meta=self._meta.reset_index(drop=True)))
 
     def corr(self, other: Any, method: Any = "pearson", min_periods: int | None = None) -> Any:
         """The correlation with another series of the same partitions, over rows where both have values."""

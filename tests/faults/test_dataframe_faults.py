@@ -68,7 +68,7 @@ class Killing:
             running = pool.submit(run)
             for stage in self.stages:
                 held = self.folder / f"{stage} held"
-                until(lambda held=held: running.done() or (held.exists() and held.read_text()), f"a worker in {stage}")
+                until(lambda held=held: running.done() or (held.exists() and held.read_text()), f"a worker in {stage}", 60)
                 assert not running.done(), running.result()
                 os.kill(int(held.read_text()), signal.SIGKILL)
                 then()
