@@ -40,9 +40,10 @@ unit:
 seeds:
 	$(BIN)/python -m parml_core.testing.sim --seeds 300
 
-soak: $(VENV)/.test  ## 20,000 simulated clusters with faults, 200 real ones opened and killed, joblib's and scikit-learn's own tests
+soak: $(VENV)/.test  ## 20,000 simulated clusters, 200 real ones killed, tests of random input ten times, joblib's and scikit-learn's own
 	$(BIN)/python -m parml_core.testing.sim --seeds 20000
 	$(BIN)/python -m tests.faults.test_cycles 200
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "hypothesis or soak" --hypothesis-profile soak --timeout 1200
 	$(BIN)/python -m tests.upstream
 
 bench: $(VENV)/.bench  ## overhead of a task beside dask.distributed, Ray and loky

@@ -1,4 +1,4 @@
-"""How many examples a test draws that compares with something independent on random input."""
+"""How often a test does what it does, and how many random examples it draws: ten times as many in `make soak`."""
 
 from __future__ import annotations
 
@@ -8,5 +8,10 @@ from hypothesis import settings
 
 
 def examples(n: int, **options: Any) -> settings:
-    """`n` examples in each run of the tests, ten times as many with ``--hypothesis-profile soak``, as `make soak` asks."""
-    return settings(max_examples=n * settings().max_examples // 100, **options)
+    """The settings of hypothesis for `n` examples."""
+    return settings(max_examples=often(n), **options)
+
+
+def often(n: int) -> int:
+    """`n`; or ``10 * n`` with ``--hypothesis-profile soak``. Mark what asks for it outside of hypothesis with `soak`."""
+    return n * settings().max_examples // 100

@@ -24,6 +24,7 @@ import pytest
 from parml_core.client import Client, LocalCluster
 from parml_core.errors import SchedulerLost, WaitTimeout, WorkerKilled
 from parml_core.graph import Graph, Hints, Ref, Task
+from tests.drawn import often
 from tests.faults.marks import MARK, marked
 
 BOUND_S = 20.0
@@ -490,8 +491,9 @@ def test_nanny_killed_is_told_to_who_waits_and_who_asks(scene: Scene) -> None:
 # --- many times --------------------------------------------------------------------------------------------------------
 
 
-def test_twenty_clients_one_after_the_other_leak_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Descriptors, threads, children and files are no more after twenty clusters than before."""
+@pytest.mark.soak
+def test_clients_one_after_the_other_leak_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Descriptors, threads, children and files are no more after the last cluster than after the first."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("PARML_DASHBOARD__PORT", "0")
     me = psutil.Process()
@@ -506,7 +508,7 @@ def test_twenty_clients_one_after_the_other_leak_nothing(tmp_path: Path, monkeyp
 
     cycle()
     before = count()
-    for _ in range(20):
+    for _ in range(often(5)):
         cycle()
     after = count()  # less, where what an earlier test left warm has been given back meanwhile
     assert all(now <= then for now, then in zip(after[:3], before[:3], strict=True)), (before, after)

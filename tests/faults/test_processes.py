@@ -19,6 +19,7 @@ import pytest
 
 from parml_core.client import Client, LocalCluster
 from parml_core.errors import GangError, SchedulerLost, WorkerKilled
+from tests.drawn import often
 from tests.faults.marks import MARK, marked
 
 BOUND_S = 20.0
@@ -352,9 +353,10 @@ def test_worker_of_a_rank_killed_ends_the_rank(scene: Scene) -> None:
 # --- many times --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_two_hundred_cycles_leak_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clusters_one_after_the_other_leak_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Descriptors, threads, children, files and shared memory are as many as before."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     me = psutil.Process()
@@ -369,6 +371,6 @@ def test_two_hundred_cycles_leak_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     for _ in range(3):
         cycle()
     before, fds = count(), me.num_fds()
-    for _ in range(200):
+    for _ in range(often(20)):
         cycle()
     assert count() == before and abs(me.num_fds() - fds) <= 2
