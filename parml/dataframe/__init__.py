@@ -22,7 +22,7 @@ from parml.dataframe.intervals import cut, to_timedelta
 from parml.dataframe.io import write  # noqa: F401  gives DataFrame its to_csv, to_parquet and others
 from parml.dataframe.io.arrays import from_dask_array
 from parml.dataframe.io.convert import from_array, from_arrow, from_dask, from_delayed, from_dict, from_map, from_polars
-from parml.dataframe.io.csv import read_csv
+from parml.dataframe.io.csv import read_csv, read_table
 from parml.dataframe.io.feather import read_feather
 from parml.dataframe.io.functions import repartition, to_csv, to_hdf, to_json, to_orc, to_parquet, to_records, to_sql
 from parml.dataframe.io.hdf import read_hdf
@@ -75,6 +75,7 @@ __all__ = [
     "read_sql",
     "read_sql_query",
     "read_sql_table",
+    "read_table",
     "repartition",
     "to_csv",
     "to_datetime",

@@ -166,6 +166,14 @@ class Pruning(Protocol):
         """The parts without such rows, whose other rows keep their labels; and what that leaves, for people."""
 
 
+@runtime_checkable
+class Restricting(Protocol):
+    """A reader that can leave out rows as it reads them."""
+
+    def restricted(self, condition: Predicate) -> Reader:
+        """A reader without rows of which it sees that they do not meet a condition; others keep their labels."""
+
+
 class Source(Node):
     """
     Partitions made by a reader, one of each part.
@@ -202,8 +210,12 @@ class Source(Node):
 
     def where(self, condition: Predicate) -> Source:
         """Without rows of which the reader knows that they do not meet a condition."""
-        if condition == EVERYTHING or not isinstance(self.reader, Pruning):
+        if condition == EVERYTHING or not isinstance(self.reader, Pruning | Restricting):
             return self
+        if isinstance(self.reader, Restricting):
+            source = self._with(self.reader.restricted(condition), self.parts, self.condition & condition)
+            source._left = "as it is read"
+            return source
         parts, left = self.reader.matching(self.parts, condition)
         source = self._with(self.reader, parts, self.condition & condition)
         source._left = left

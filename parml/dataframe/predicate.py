@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Protocol
@@ -53,12 +54,24 @@ class Statistics(Protocol):
     def bounds(self, column: Any) -> Bounds | None: ...
 
 
+class Values(Protocol):
+    """The values of columns in each of several rows."""
+
+    def __len__(self) -> int: ...
+
+    def column(self, name: Any) -> pd.Series | None: ...
+
+
 class Predicate(abc.ABC):
     """A condition on rows."""
 
     @abc.abstractmethod
     def may_match(self, statistics: Statistics) -> np.ndarray:
         """For each group whether it can hold a row for which the condition is true."""
+
+    @abc.abstractmethod
+    def holds(self, rows: Values) -> np.ndarray:
+        """For each row whether the condition may be true; of columns that are not there nothing is known."""
 
     def opposite(self) -> Predicate:
         """A condition that is true at least where this one is false."""
@@ -84,6 +97,9 @@ class Everything(Predicate):
 
     def may_match(self, statistics: Statistics) -> np.ndarray:
         return np.ones(len(statistics), bool)
+
+    def holds(self, rows: Values) -> np.ndarray:
+        return np.ones(len(rows), bool)
 
     def terms(self) -> list[Predicate]:
         return []
@@ -114,6 +130,9 @@ class Both(Predicate):
     def may_match(self, statistics: Statistics) -> np.ndarray:
         return self.one.may_match(statistics) & self.other.may_match(statistics)
 
+    def holds(self, rows: Values) -> np.ndarray:
+        return self.one.holds(rows) & self.other.holds(rows)
+
     def opposite(self) -> Predicate:
         return self.one.opposite() | self.other.opposite()
 
@@ -130,6 +149,9 @@ class Either(Predicate):
 
     def may_match(self, statistics: Statistics) -> np.ndarray:
         return self.one.may_match(statistics) | self.other.may_match(statistics)
+
+    def holds(self, rows: Values) -> np.ndarray:
+        return self.one.holds(rows) | self.other.holds(rows)
 
     def opposite(self) -> Predicate:
         return self.one.opposite() & self.other.opposite()
@@ -157,6 +179,9 @@ class Compare(Predicate):
             return np.ones(len(statistics), bool)
         result &= bounds.values
         return result | bounds.nulls if self.op == "!=" else result
+
+    def holds(self, rows: Values) -> np.ndarray:
+        return _holds(rows, self.column, lambda values: COMPARISONS[self.op](values, self.value))
 
     def _within(self, low: pd.Series, high: pd.Series) -> Any:
         value = self.value
@@ -201,6 +226,9 @@ class IsIn(Predicate):
             result |= Compare(self.column, "==", value).may_match(statistics)
         return result
 
+    def holds(self, rows: Values) -> np.ndarray:
+        return _holds(rows, self.column, lambda values: values.isin(self.values))
+
     def __str__(self) -> str:
         shown = ", ".join(map(repr, self.values[:6])) + (", …" if len(self.values) > 6 else "")
         return f"{self.column} in [{shown}]"
@@ -219,11 +247,24 @@ class IsNull(Predicate):
             return np.ones(len(statistics), bool)
         return bounds.nulls if self.null else bounds.values
 
+    def holds(self, rows: Values) -> np.ndarray:
+        return _holds(rows, self.column, lambda values: values.isna() if self.null else values.notna())
+
     def opposite(self) -> Predicate:
         return IsNull(self.column, not self.null)
 
     def __str__(self) -> str:
         return f"{self.column} is {'' if self.null else 'not '}null"
+
+
+def _holds(rows: Values, column: Any, test: Callable[[pd.Series], Any]) -> np.ndarray:
+    values = rows.column(column)
+    if values is None:
+        return np.ones(len(rows), bool)
+    try:
+        return _true(test(values))
+    except Exception:  # whatever pandas says of such a comparison it shall say of the rows
+        return np.ones(len(rows), bool)
 
 
 def _true(values: Any) -> np.ndarray:

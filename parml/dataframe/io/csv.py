@@ -17,12 +17,24 @@ import pyarrow as pa
 
 from parml.dataframe.frame import DataFrame, MissingColumn
 from parml.dataframe.io.csv_errors import Diagnosis
-from parml.dataframe.io.csv_reader import NULLS, CsvReader, Style
-from parml.dataframe.io.csv_rows import Block, after_lines, has_quoted_line_end, header_of, row_starts
+from parml.dataframe.io.csv_options import check_options, checked_encoding, dates_of, filtered, null_texts, one_character
+from parml.dataframe.io.csv_reader import CsvReader, Style
+from parml.dataframe.io.csv_rows import Block, after_lines, after_rows, has_quoted_line_end, header_of, row_starts
 from parml.dataframe.io.csv_types import ColumnType, dated, declared, inferred
-from parml.dataframe.io.files import END, File, expand_paths, identity, parse_nbytes, read_range, same_names, size_of, unpacked
+from parml.dataframe.io.files import (
+    END,
+    File,
+    Packed,
+    expand_paths,
+    identity,
+    parse_nbytes,
+    read_range,
+    same_names,
+    size_of,
+    unpacked,
+)
 from parml.dataframe.plan import Source
-from parml_core.errors import InputError
+from parml_core.errors import InputError, NotSupported
 from parml_core.hashing import tokenize
 
 SAMPLED_BYTES = 16 << 20  # of all files; where they hold no more than this, the types are learned from every row
@@ -46,8 +58,18 @@ def read_csv(
     names: Sequence[Any] | None = None,
     skiprows: int = 0,
     decimal: str = ".",
+    thousands: str | None = None,
+    comment: str | None = None,
+    encoding: str | None = None,
+    index_col: Any = None,
+    nrows: int | None = None,
+    date_format: Any = None,
+    true_values: Sequence[str] = (),
+    false_values: Sequence[str] = (),
+    filters: Any = None,
     compression: str | None = "infer",
     storage_options: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> DataFrame:
     """
     A frame of the rows of CSV files, in the order of the files.
@@ -83,10 +105,29 @@ def read_csv(
         How many lines to leave out at the beginning of each file.
     decimal : str
         The decimal point.
+    thousands : str, optional
+        One character that may stand between the digits of numbers.
+    comment : str, optional
+        One character; from it on, unless it stands in quotes, a line is no text.
+    encoding : str, optional
+        Default: UTF-8. Those in which a line end may be another byte, such as UTF-16, are refused.
+    index_col : column, its place, or list of those, optional
+        Become the labels. Default: rows are numbered.
+    nrows : int, optional
+        The number of rows to read, from the beginning of the first file on.
+    date_format : str, or dict of column to str, optional
+        Of the columns in `parse_dates`.
+    true_values, false_values : list of str
+        More texts that stand for truth values.
+    filters : list of (column, op, value), or list of such lists, optional
+        Which rows to take, as for `read_parquet`; they are numbered. Like ``frame[condition]``, this leaves rows out as each
+        piece of a block is parsed.
     compression : "infer", "gzip", "bz2", "xz", "zip", "zstd" or None
         To infer looks at the ends of the names. A compressed file is one partition.
     storage_options : dict, optional
         For fsspec, where `paths` are URLs.
+    **options
+        Others of pandas: what changes nothing is no mistake, other values raise `NotSupported`.
 
     Returns
     -------
@@ -114,28 +155,116 @@ def read_csv(
     0  1  a
     2  3  a
     """
-    nulls = (*(NULLS if keep_default_na else ()), *_texts(na_values))
-    decimal = _one_character("decimal", decimal)
-    style = Style(_one_character("sep", sep), _one_character("quotechar", quotechar), nulls, decimal=decimal)
-    files = unpacked(expand_paths(paths, ".csv", storage_options), compression)
+    options = dict(options)
+    sep = options.pop("delimiter", None) or sep
+    check_options("read_csv", options)
+    style = Style(
+        one_character("sep", sep),
+        one_character("quotechar", quotechar),
+        null_texts(na_values, keep_default_na),
+        decimal=one_character("decimal", decimal),
+        thousands=None if thousands is None else one_character("thousands", thousands),
+        comment=None if comment is None else one_character("comment", comment),
+        encoding=checked_encoding(encoding),
+        true_values=tuple(true_values),
+        false_values=tuple(false_values),
+    )
+    return text_frame(
+        unpacked(expand_paths(paths, ".csv", storage_options), compression), style, "read_csv",
+        usecols=usecols, dtype=dtype, parse_dates=parse_dates, date_format=date_format, blocksize=blocksize,
+        newlines_in_values=newlines_in_values, header=header, names=names, skiprows=skiprows, index_col=index_col,
+        nrows=nrows, filters=filters,
+    )  # fmt: skip
+
+
+def read_table(paths: Any, *, sep: str = "\t", **options: Any) -> DataFrame:
+    """
+    A frame of the rows of text files whose columns are apart by tabs: `read_csv` with another separator.
+
+    Parameters
+    ----------
+    paths, sep, **options
+        As for `read_csv`.
+
+    Examples
+    --------
+    >>> import os, tempfile, parml.dataframe as pdf
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with open(os.path.join(folder, "x.csv"), "w") as file:
+    ...         _ = file.write("x\tk\n1\ta\n")
+    ...     pdf.read_table(folder).k.compute().tolist()
+    ['a']
+    """
+    return read_csv(paths, sep=sep, **options)
+
+
+def text_frame(
+    files: Sequence[File],
+    style: Style,
+    name: str,
+    *,
+    usecols: Sequence[Any] | None = None,
+    dtype: Any = None,
+    parse_dates: Sequence[Any] | Mapping[Any, str] = (),
+    date_format: Any = None,
+    blocksize: int | str = "64MiB",
+    newlines_in_values: bool | None = False,
+    header: int | str | None = "infer",
+    names: Sequence[Any] | None = None,
+    skiprows: int = 0,
+    index_col: Any = None,
+    nrows: int | None = None,
+    filters: Any = None,
+) -> DataFrame:
+    """A frame of the rows of text files in a style; arguments as for `read_csv`."""
     begins, columns = _begins(files, style, header, names, skiprows)
-    names = list(map(str, columns))
-    style = replace(style, given=tuple(names))
+    texts = list(map(str, columns))
+    style = replace(style, given=tuple(texts))
     style = replace(style, newlines=newlines_in_values or _has_newlines(files, begins, style, newlines_in_values))
     style = replace(style, trusted=newlines_in_values is not None)
-    samples = _samples(files, begins, style)
-    dates: dict[str, str | None] = dict.fromkeys(parse_dates)
-    if isinstance(parse_dates, Mapping):
-        dates.update(parse_dates)
-    types = _types(names, samples, style, dtype, dates)
-    blocks = _blocks(files, begins, style, parse_nbytes(blocksize))
-    reader = CsvReader(style, names, types, tuple(names))
+    if style.newlines and style.comment is not None:
+        raise NotSupported(
+            "expected no line ends in quoted values beside comment=, as a comment may hold a quote too, found some; leave out "
+            "comment=, or the comments"
+        )
+    wholes = [Block(file, begin, size_of(file)) for file, begin in zip(files, begins, strict=True)]
+    if nrows is not None:
+        wholes = _first_rows(wholes, nrows, style)
+    types = _types(texts, _samples(wholes, style), style, dtype, dates_of(parse_dates, date_format))
+    blocks = _blocks(wholes, style, parse_nbytes(blocksize))
+    reader = CsvReader(style, texts, types, tuple(texts))
     if usecols is not None:
         _check_names(columns, usecols, "usecols")
         reader = reader.narrowed(frozenset(map(str, usecols)))
-    origin = tokenize("read_csv", [identity(file) for file in files], style, [(block.start, block.stop) for block in blocks])
+    origin = tokenize(name, [identity(file) for file in files], style, [(block.start, block.stop) for block in blocks])
     frame = DataFrame(Source(reader, blocks, origin=origin, counted=True))
-    return frame if names == columns else frame.rename(columns=dict(zip(names, columns, strict=True)))
+    if texts != columns:
+        frame = frame.rename(columns=dict(zip(texts, columns, strict=True)))
+    if filters is not None:
+        frame = filtered(frame, filters)
+    if index_col is None or index_col is False:
+        return frame
+    keys = [frame.columns[key] if isinstance(key, int) and key not in frame.columns else key for key in _listed(index_col)]
+    _check_names(list(frame.columns), keys, "index_col")
+    return frame.set_index(keys if isinstance(index_col, list | tuple) else keys[0], sort=False)  # type: ignore[no-any-return]
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _first_rows(wholes: Sequence[Block], nrows: Any, style: Style) -> list[Block]:
+    """The files as far as their first rows reach."""
+    if not isinstance(nrows, int) or isinstance(nrows, bool) or nrows < 0:
+        raise InputError(f"expected nrows to be a number of rows, found {nrows!r}")
+    chosen = []
+    for whole in wholes:
+        stop, found = after_rows(whole.path, whole.start, nrows, style.is_row, style.quote if style.newlines else None)
+        chosen.append(replace(whole, stop=stop))
+        nrows -= found
+        if not nrows:
+            break
+    return chosen
 
 
 def _begins(
@@ -149,7 +278,7 @@ def _begins(
     if not isinstance(skiprows, int) or isinstance(skiprows, bool) or skiprows < 0:
         raise InputError(f"expected skiprows to be a number of lines, found {skiprows!r}")
     starts = [after_lines(file, skiprows) for file in files]
-    first = header_of(files[0], style.quote, starts[0])[0]
+    first = _header(files[0], style, starts[0])[0]
     found: list[Any] = style.names(first)
     without = header is None or (header == "infer" and names is not None)
     begins = starts if without else _compared(files, style, starts)
@@ -158,16 +287,6 @@ def _begins(
     if len(names) != len(found) or len(set(map(str, names))) < len(names):
         raise InputError(f"expected {len(found)} different names for the columns of {files[0]}, found {list(names)!r}")
     return begins, list(names)
-
-
-def _texts(values: Any) -> list[str]:
-    return [str(value) for value in ([values] if isinstance(values, str | float | int) else values)]
-
-
-def _one_character(name: str, value: Any) -> str:
-    if not isinstance(value, str) or len(value) != 1 or not value.isascii():
-        raise InputError(f"expected {name} to be one ASCII character, found {value!r}")
-    return value
 
 
 def _check_names(names: Sequence[str], given: Iterable[Any], argument: str) -> None:
@@ -183,7 +302,7 @@ def _compared(files: Sequence[File], style: Style, starts: Sequence[int]) -> lis
     begins: list[int] = []
     first_header, first_names = b"", list[str]()
     for file, start in zip(files, starts, strict=True):
-        header, begin = header_of(file, style.quote, start)
+        header, begin = _header(file, style, start)
         if not begins:
             first_header, first_names = header, style.names(header)
         elif header != first_header:
@@ -192,12 +311,22 @@ def _compared(files: Sequence[File], style: Style, starts: Sequence[int]) -> lis
     return begins
 
 
+def _header(file: File, style: Style, start: int) -> tuple[bytes, int]:
+    """The first line that is not blank or a comment, and where the next begins."""
+    quote = style.quote if style.comment is None else b"\0"  # a comment may hold a quote
+    header, begin = header_of(file, quote, start)
+    while not style.is_row(header):
+        header, begin = header_of(file, quote, begin)
+    return header, begin
+
+
 def _has_newlines(files: Sequence[File], begins: Sequence[int], style: Style, given: bool | None) -> bool:
     if given is not None:
         return given
     share = max(_SMALLEST_SAMPLE, SAMPLED_BYTES // len(files))
     chosen = _spread(len(files), SAMPLED_FILES)
-    return any(has_quoted_line_end(read_range(files[i], begins[i], begins[i] + share), style.quote) for i in chosen)
+    texts = (style.without_comments(read_range(files[i], begins[i], begins[i] + share)) for i in chosen)
+    return any(has_quoted_line_end(text, style.quote) for text in texts)
 
 
 def _spread(count: int, most: int) -> list[int]:
@@ -205,25 +334,25 @@ def _spread(count: int, most: int) -> list[int]:
     return sorted({i * (count - 1) // max(1, min(count, most) - 1) for i in range(min(count, most))})
 
 
-def _samples(files: Sequence[File], begins: Sequence[int], style: Style) -> list[Block]:
+def _samples(wholes: Sequence[Block], style: Style) -> list[Block]:
     """Whole rows from the beginning, the middle and the end of each file; all rows where they are few."""
-    total = sum(size_of(file) for file in files)
-    chosen = range(len(files)) if total <= SAMPLED_BYTES else _spread(len(files), SAMPLED_FILES)
+    total = sum(whole.stop for whole in wholes)
+    chosen = range(len(wholes)) if total <= SAMPLED_BYTES else _spread(len(wholes), SAMPLED_FILES)
     piece = max(_SMALLEST_SAMPLE, SAMPLED_BYTES // (3 * len(chosen)))
     blocks = []
     for i in chosen:
-        begin, size = begins[i], size_of(files[i])
+        file, begin, size = wholes[i].path, wholes[i].start, wholes[i].stop
         if size == END:  # not known before the end is read
-            stops = row_starts(files[i], [begin + 3 * piece], begin=begin, quote=style.quote, by_quotes=style.newlines)
-            blocks.append(Block(files[i], begin, stops[0]))
+            stops = row_starts(file, [begin + 3 * piece], begin=begin, quote=style.quote, by_quotes=style.newlines)
+            blocks.append(Block(file, begin, stops[0]))
             continue
         if total <= SAMPLED_BYTES or size - begin <= 3 * piece:
-            blocks.append(Block(files[i], begin, size))
+            blocks.append(Block(file, begin, size))
             continue
         middle = (begin + size) // 2
         edges = [begin + piece, middle, middle + piece, size - piece]
-        first, *inner = row_starts(files[i], edges, begin=begin, quote=style.quote, by_quotes=style.newlines)
-        blocks += [Block(files[i], begin, first), Block(files[i], *inner[:2]), Block(files[i], inner[2], size)]
+        first, *inner = row_starts(file, edges, begin=begin, quote=style.quote, by_quotes=style.newlines)
+        blocks += [Block(file, begin, first), Block(file, *inner[:2]), Block(file, inner[2], size)]
     return [block for block in blocks if block.start < block.stop]
 
 
@@ -233,30 +362,31 @@ def _types(
     given = dict(dtype) if isinstance(dtype, dict) else {} if dtype is None else dict.fromkeys(names, dtype)
     _check_names(names, given, "dtype")
     _check_names(names, dates, "parse_dates")
-    types = {name: declared(kind) for name, kind in given.items() if name not in dates}
+    types = {name: declared(kind).spelled(style.thousands, style.decimal) for name, kind in given.items() if name not in dates}
     as_text = {name: pa.string() for name in (*types, *dates)}
     tables = []
     for block in samples:
-        text = read_range(block.path, block.start, block.stop)
+        text = style.plain(read_range(block.path, block.start, block.stop))
         if not text or text.isspace():
             continue
         try:
             tables.append(style.parse(text, names, as_text))
         except pa.ArrowInvalid as error:
-            raise Diagnosis(block, names, style.sep, style.quotechar).of_parser(error, types) from error
+            raise Diagnosis(block, names, style.sep, style.quotechar, style.plain).of_parser(error, types) from error
     for name in names:
         if name in dates:
             types[name] = dated(name, [table.column(name) for table in tables], dates[name])
         elif name not in types:
-            types[name] = inferred(table.column(name) for table in tables)
+            found = inferred((table.column(name) for table in tables), style.thousands, style.decimal)
+            types[name] = found.spelled(style.thousands, style.decimal)
     return {name: types[name] for name in names}
 
 
-def _blocks(files: Sequence[File], begins: Sequence[int], style: Style, blocksize: int) -> list[Block]:
+def _blocks(wholes: Sequence[Block], style: Style, blocksize: int) -> list[Block]:
     blocks = []
-    for file, begin in zip(files, begins, strict=True):
-        size = size_of(file)
-        count = 1 if size == END else max(1, -(-(size - begin) // blocksize))
+    for whole in wholes:
+        file, begin, size = whole.path, whole.start, whole.stop
+        count = 1 if isinstance(file, Packed) else max(1, -(-(size - begin) // blocksize))
         edges = [begin + (size - begin) * i // count for i in range(1, count)]
         starts = row_starts(file, edges, begin=begin, quote=style.quote, by_quotes=style.newlines)
         bounds = [begin, *starts, size]

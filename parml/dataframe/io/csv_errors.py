@@ -31,12 +31,15 @@ class Diagnosis:
     names : sequence of str
         All columns of the file.
     sep, quotechar : str
+    plain : callable
+        What is parsed of the bytes of the file.
     """
 
     block: Block
     names: Sequence[str]
     sep: str
     quotechar: str
+    plain: Callable[[bytes], bytes] = bytes
 
     def of_parser(self, error: pa.ArrowInvalid, types: dict[str, ColumnType]) -> InputError:
         """For what pyarrow said."""
@@ -62,6 +65,15 @@ class Diagnosis:
         wrong = texts[texts.notna() & pd.to_datetime(texts, format=kind.date_format, errors="coerce").isna()]
         return self._of_value(name, kind, lambda cell: cell == wrong.iloc[0], wrong.iloc[0]) if len(wrong) else None
 
+    def of_number(self, name: str, kind: ColumnType, column: pa.ChunkedArray) -> InputError | None:
+        """For a text that is no number in a column whose numbers are spelled; None where there is none in that column."""
+        for text in column.drop_null().to_pylist() if kind.spelling else ():
+            try:
+                kind.spelling.numbers(pa.chunked_array([[text]]))  # type: ignore[union-attr]
+            except pa.ArrowInvalid:
+                return self._of_value(name, kind, lambda cell, text=text: cell == text, text)  # type: ignore[misc]
+        return None
+
     def _of_value(self, name: str, kind: ColumnType | None, is_it: Callable[[str], bool], text: str | None) -> InputError:
         place = self.names.index(name)
         line, row = self._find(lambda cells: len(cells) > place and is_it(cells[place]))
@@ -84,7 +96,7 @@ class Diagnosis:
     def _find(self, is_it: Callable[[list[str]], bool]) -> tuple[int | None, list[str] | None]:
         """Line in the file and cells of the first row of the block that a condition holds for."""
         before = sum(piece.count(b"\n") for _, piece in scan(self.block.path, 0, self.block.start))
-        text = read_range(self.block.path, self.block.start, self.block.stop).decode("utf-8", errors="replace")
+        text = self.plain(read_range(self.block.path, self.block.start, self.block.stop)).decode("utf-8", errors="replace")
         rows = csv.reader(io.StringIO(text, newline=""), delimiter=self.sep, quotechar=self.quotechar)
         line = 1
         try:

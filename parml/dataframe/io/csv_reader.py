@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import IO
+from typing import IO, Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 
 from parml.dataframe.io.csv_errors import Diagnosis
 from parml.dataframe.io.csv_rows import Block
-from parml.dataframe.io.csv_types import ColumnType, to_pandas
+from parml.dataframe.io.csv_types import ColumnType, series_of, to_pandas
 from parml.dataframe.io.files import open_file, read_range
 from parml.dataframe.plan import Columns
+from parml.dataframe.predicate import EVERYTHING, Predicate
 from parml_core.errors import InputError
 from parml_core.hashing import tokenize
 
@@ -41,27 +44,49 @@ class Style:
     decimal: str = "."
     given: tuple[str, ...] | None = None
     """The names of the columns, where the files do not have them."""
+    thousands: str | None = None
+    comment: str | None = None
+    encoding: str = "utf-8"
+    true_values: tuple[str, ...] = ()
+    false_values: tuple[str, ...] = ()
 
     @property
     def quote(self) -> bytes:
         return self.quotechar.encode()
 
+    def plain(self, text: bytes) -> bytes:
+        """Whole lines as UTF-8, without comments."""
+        text = self.without_comments(text)
+        return text if self.encoding == "utf-8" else text.decode(self.encoding).encode()
+
+    def without_comments(self, text: bytes) -> bytes:
+        """Whole lines as far as comments begin, which fields in quotes may seem to hold."""
+        if self.comment is None or self.comment.encode() not in text:
+            return text
+        quote, sep, mark = (re.escape(each.encode()) for each in (self.quotechar, self.sep, self.comment))
+        field = rb"(?:\A|(?<=[%s\n]))%s[^%s]*%s" % (sep, quote, quote, quote)
+        return re.sub(rb"(%s)|%s[^\r\n]*" % (field, mark), rb"\1", text)
+
+    def is_row(self, line: bytes) -> bool:
+        """Whether a line is one, and not blank or a comment."""
+        return bool(self.plain(line).strip(b"\r\n"))
+
     def names(self, header: bytes) -> list[str]:
         """The columns that a first line names; pandas' names for those without or twice."""
         if self.given is not None:
             return list(self.given)
-        return list(pd.read_csv(io.BytesIO(header), sep=self.sep, quotechar=self.quotechar, nrows=0).columns)
+        return list(pd.read_csv(io.BytesIO(self.plain(header)), sep=self.sep, quotechar=self.quotechar, nrows=0).columns)
 
     def parse(self, text: bytes, names: Sequence[str], types: dict[str, pa.DataType], chosen: Sequence[str] = ()) -> pa.Table:
         """A table of some of the columns; types that are not given are inferred."""
         quoted = self.quote in text
         try:
-            return self._parsed(pa.BufferReader(text), names, types, chosen, quoted, _CHUNK_BYTES)
+            return pyarrow.csv.read_csv(pa.BufferReader(text), **self._options(quoted, names, types, chosen))
         except pa.ArrowInvalid:
             if len(text) <= _CHUNK_BYTES:
                 raise
-            # One row may be longer than a chunk.
-            return self._parsed(pa.BufferReader(text), names, types, chosen, quoted, len(text) + 1)
+            options = self._options(quoted, names, types, chosen, len(text) + 1)  # one row may be longer than a chunk
+            return pyarrow.csv.read_csv(pa.BufferReader(text), **options)
 
     def parse_unquoted(
         self, block: Block, names: Sequence[str], types: dict[str, pa.DataType], chosen: Sequence[str]
@@ -70,32 +95,42 @@ class Style:
         What `parse` makes of a block without having all of its text at once, as the fresh memory for that takes a third as
         much time as the parsing.
 
-        None where a quote is found, or what only `parse` can tell the reason of.
+        None where a quote is found, where the text is to be changed before, or what only `parse` can tell the reason of.
         """
+        if self.comment is not None or self.encoding != "utf-8":
+            return None
         with open_file(block.path) as file:
             pieces = UnquotedPieces(file, block, self.quote)
             try:
-                table = self._parsed(pa.PythonFile(pieces, mode="r"), names, types, chosen, False, _CHUNK_BYTES)
+                options = self._options(False, names, types, chosen)
+                table = pyarrow.csv.read_csv(pa.PythonFile(pieces, mode="r"), **options)
             except pa.ArrowInvalid:
                 return None
         return None if pieces.quoted else table
 
-    def _parsed(
+    def stream(
+        self, text: bytes, names: Sequence[str], types: dict[str, pa.DataType], chosen: Sequence[str]
+    ) -> Iterator[pa.Table]:
+        """What `parse` makes, piece by piece, of rows that are no longer than a piece."""
+        options = self._options(self.quote in text, names, types, chosen)
+        for batch in pyarrow.csv.open_csv(pa.BufferReader(text), **options):
+            yield pa.Table.from_batches([batch])
+
+    def _options(
         self,
-        source: pa.NativeFile,
+        quoted: bool,
         names: Sequence[str],
         types: dict[str, pa.DataType],
         chosen: Sequence[str],
-        quoted: bool,
-        chunk_bytes: int,
-    ) -> pa.Table:
+        chunk_bytes: int = _CHUNK_BYTES,
+    ) -> dict[str, Any]:
         convert = pyarrow.csv.ConvertOptions(
             column_types=types,
             include_columns=list(chosen),
             null_values=list(self.nulls),
             strings_can_be_null=True,
-            true_values=["True", "TRUE", "true"],
-            false_values=["False", "FALSE", "false"],
+            true_values=["True", "TRUE", "true", *self.true_values],
+            false_values=["False", "FALSE", "false", *self.false_values],
             decimal_point=self.decimal,
         )
         parse = pyarrow.csv.ParseOptions(
@@ -103,7 +138,7 @@ class Style:
         )
         # One thread: the engine runs as many of these at a time as there are threads to use.
         read = pyarrow.csv.ReadOptions(use_threads=False, column_names=list(names), block_size=chunk_bytes)
-        return pyarrow.csv.read_csv(source, read_options=read, parse_options=parse, convert_options=convert)
+        return {"read_options": read, "parse_options": parse, "convert_options": convert}
 
 
 class UnquotedPieces(io.RawIOBase):
@@ -124,6 +159,19 @@ class UnquotedPieces(io.RawIOBase):
         return b"" if self.quoted else piece
 
 
+class Parsed:
+    """The columns of a table in their dtypes, as a condition looks at them."""
+
+    def __init__(self, table: pa.Table, types: dict[str, ColumnType]) -> None:
+        self._table, self._types = table, types
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    def column(self, name: Any) -> pd.Series | None:
+        return series_of(self._table.column(name), self._types[name]) if name in self._types else None
+
+
 @dataclass(frozen=True)
 class CsvReader:
     """
@@ -137,12 +185,15 @@ class CsvReader:
     types : dict of column to ColumnType
     chosen : tuple of str
         The columns to make.
+    condition : Predicate
+        Rows that do not meet it are left out; those that are not keep their labels.
     """
 
     style: Style
     columns: list[str]
     types: dict[str, ColumnType]
     chosen: tuple[str, ...]
+    condition: Predicate = EVERYTHING
     name: str = field(default="read_csv", init=False)
 
     @cached_property
@@ -152,35 +203,66 @@ class CsvReader:
     def load(self, block: Block) -> pd.DataFrame:
         types = {name: self.types[name] for name in self.chosen}
         of_arrow = {name: kind.arrow for name, kind in types.items()}
-        table = None
-        if isinstance(block.path, str) and block.stop - block.start > _CHUNK_BYTES:  # elsewhere one request is cheaper
+        # Elsewhere than in a file of this machine, one request is cheaper.
+        if self.condition == EVERYTHING and isinstance(block.path, str) and block.stop - block.start > _CHUNK_BYTES:
             table = self.style.parse_unquoted(block, self.columns, of_arrow, self.chosen)
-        if table is None:
-            text = read_range(block.path, block.start, block.stop)
-            if not text or text.isspace():
-                return self.meta
-            self._check_ends(text, block)
-            try:
-                table = self.style.parse(text, self.columns, of_arrow, self.chosen)
-            except pa.ArrowInvalid as error:
-                raise self._diagnosis(block).of_parser(error, self.types) from error
+            if table is not None:
+                self._check_nulls(table, types, block)
+                return self._converted(table, types, block)
+        text = self.style.plain(read_range(block.path, block.start, block.stop))
+        if not text or text.isspace():
+            return self.meta
+        self._check_ends(text, block)
+        given = (text, self.columns, of_arrow, self.chosen)
+        try:
+            if self.condition != EVERYTHING:
+                return self._restricted(given, types, block)
+            table = self.style.parse(*given)
+        except pa.ArrowInvalid as error:
+            raise self._diagnosis(block).of_parser(error, self.types) from error
+        self._check_nulls(table, types, block)
+        return self._converted(table, types, block)
+
+    def _restricted(self, given: tuple[Any, ...], types: dict[str, ColumnType], block: Block) -> pd.DataFrame:
+        """The rows that may meet the condition, of one piece of the text after the other."""
+        try:
+            kept = self._kept(self.style.stream(*given), types, block)
+        except pa.ArrowInvalid:
+            kept = self._kept(iter([self.style.parse(*given)]), types, block)
+        frame = self._converted(pa.concat_tables([table for table, _ in kept]), types, block)
+        frame.index = pd.Index(np.concatenate([places for _, places in kept]))
+        return frame
+
+    def _kept(
+        self, tables: Iterator[pa.Table], types: dict[str, ColumnType], block: Block
+    ) -> list[tuple[pa.Table, np.ndarray]]:
+        start, kept = 0, []
+        for table in tables:
+            self._check_nulls(table, types, block)
+            mask = self.condition.holds(Parsed(table, types))
+            kept.append((table.filter(pa.array(mask)), start + np.flatnonzero(mask)))
+            start += table.num_rows
+        return kept
+
+    def _check_nulls(self, table: pa.Table, types: dict[str, ColumnType], block: Block) -> None:
         for name, kind in types.items():
             if not kind.nullable and table.column(name).null_count:
                 raise self._diagnosis(block).of_null(name, kind, self.style.nulls)
-        return self._converted(table, types, block)
 
     def _converted(self, table: pa.Table, types: dict[str, ColumnType], block: Block) -> pd.DataFrame:
         try:
             return to_pandas(table, types)
         except ValueError as error:
             for name, kind in types.items():
-                found = kind.date_format and self._diagnosis(block).of_date(name, kind, table.column(name))
+                look = self._diagnosis(block)
+                found = kind.date_format and look.of_date(name, kind, table.column(name))
+                found = found or look.of_number(name, kind, table.column(name))
                 if found:
                     raise found from error
             raise
 
     def _diagnosis(self, block: Block) -> Diagnosis:
-        return Diagnosis(block, self.columns, self.style.sep, self.style.quotechar)
+        return Diagnosis(block, self.columns, self.style.sep, self.style.quotechar, self.style.plain)
 
     def _check_ends(self, text: bytes, block: Block) -> None:
         """A block that ends inside of quotes was cut where no row ends."""
@@ -198,6 +280,9 @@ class CsvReader:
     def narrowed(self, wanted: Columns) -> CsvReader:
         chosen = tuple(name for name in self.chosen if name in wanted) or self.chosen[:1]
         return replace(self, chosen=chosen)
+
+    def restricted(self, condition: Predicate) -> CsvReader:
+        return replace(self, condition=self.condition & condition)
 
     def __parml_token__(self) -> str:
         return tokenize(self.style, self.columns, [(name, self.types[name]) for name in self.chosen])

@@ -8,13 +8,14 @@ counting quotes from the beginning, which reads the file once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from parml.dataframe.io.files import SCAN_BYTES, File, read_range, scan, size_of
 from parml_core.errors import InputError
 
 _HEADER_BYTES = 1 << 16
+_BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +56,39 @@ def header_of(path: File, quote: bytes, start: int = 0) -> tuple[bytes, int]:
             raise InputError(f"expected lines that end in \\n or \\r\\n in {path}, found \\r alone; convert the line ends")
         end = -1
         while (end := text.find(b"\n", end + 1)) >= 0:
-            if text.count(quote, 0, end) % 2 == 0 and text[:end].strip(b"\xef\xbb\xbf\r\n"):
-                return text[: end + 1].lstrip(b"\xef\xbb\xbf\r\n"), start + end + 1
-    if not text.strip(b"\xef\xbb\xbf\r\n"):
+            if text.count(quote, 0, end) % 2 == 0 and text[:end].removeprefix(_BOM).strip(b"\r\n"):
+                return text[: end + 1].removeprefix(_BOM).lstrip(b"\r\n"), start + end + 1
+    if not text.removeprefix(_BOM).strip(b"\r\n"):
         raise InputError(f"expected a first line with the names of the columns in {path}, found an empty file; leave it out")
-    return text.lstrip(b"\xef\xbb\xbf\r\n"), start + len(text)
+    return text.removeprefix(_BOM).lstrip(b"\r\n"), start + len(text)
+
+
+def after_rows(path: File, begin: int, count: int, is_row: Callable[[bytes], bool], quote: bytes | None) -> tuple[int, int]:
+    """
+    The offset after so many rows from `begin` on, and how many there are.
+
+    Parameters
+    ----------
+    path : path, Remote or Packed
+    begin, count : int
+    is_row : callable
+        Of a line, whether it is one and not blank, for instance.
+    quote : bytes, optional
+        Fields within these may hold line ends.
+    """
+    found, offset, rest = 0, begin, b""
+    for _, piece in scan(path, begin) if count else ():
+        *lines, last = (rest + piece).split(b"\n")
+        rest = b""
+        for line in lines:
+            rest += line + b"\n"
+            if quote and rest.count(quote) % 2:
+                continue
+            offset, found, rest = offset + len(rest), found + is_row(rest), b""
+            if found == count:
+                return offset, found
+        rest += last
+    return offset + len(rest), found + is_row(rest)
 
 
 def has_quoted_line_end(text: bytes, quote: bytes) -> bool:

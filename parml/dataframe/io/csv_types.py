@@ -8,17 +8,40 @@ date stays text.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from pandas.tseries.api import guess_datetime_format
 
 from parml.dataframe.frame import checked_category
 from parml_core.errors import InputError
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """
+    How numbers are written where marks stand between their thousands; they are parsed as texts first.
+
+    Parameters
+    ----------
+    thousands, decimal : str
+    kind : pyarrow type
+        Of the numbers.
+    """
+
+    thousands: str
+    decimal: str
+    kind: pa.DataType
+
+    def numbers(self, texts: pa.ChunkedArray) -> pa.ChunkedArray:
+        """Raises ArrowInvalid where a text is no number."""
+        plain = pc.replace_substring(pc.utf8_trim_whitespace(texts), self.thousands, "")
+        return pc.cast(pc.replace_substring(plain, self.decimal, ".") if self.decimal != "." else plain, self.kind)
 
 
 @dataclass(frozen=True)
@@ -36,12 +59,21 @@ class ColumnType:
         The text is parsed as a time of this format.
     nullable : bool
         Values may be missing.
+    spelling : Spelling, optional
+        The text is parsed as a number that is written so.
     """
 
     arrow: pa.DataType
     dtype: Any
     date_format: str | None = None
     nullable: bool = True
+    spelling: Spelling | None = None
+
+    def spelled(self, thousands: str | None, decimal: str) -> ColumnType:
+        """The same of numbers with marks between their thousands."""
+        if thousands is None or not (pa.types.is_integer(self.arrow) or pa.types.is_floating(self.arrow)):
+            return self
+        return replace(self, arrow=pa.string(), spelling=Spelling(thousands, decimal, self.arrow))
 
     def described(self) -> str:
         return f"a date like {self.date_format!r}" if self.date_format else str(self.dtype)
@@ -50,10 +82,10 @@ class ColumnType:
 TEXT = ColumnType(pa.string(), pd.Series([], dtype="str").dtype)
 
 
-def inferred(columns: Iterable[pa.ChunkedArray]) -> ColumnType:
+def inferred(columns: Iterable[pa.ChunkedArray], thousands: str | None = None, decimal: str = ".") -> ColumnType:
     """The type of a column, from samples of it that were parsed one by one."""
     kinds, missing, rows = set(), False, 0
-    for column in columns:
+    for column in map(_read_as_numbers(thousands, decimal), columns) if thousands else columns:
         rows += len(column)
         missing = missing or column.null_count > 0
         if not pa.types.is_null(column.type):
@@ -67,6 +99,18 @@ def inferred(columns: Iterable[pa.ChunkedArray]) -> ColumnType:
     if kinds == {pa.bool_()}:
         return ColumnType(pa.bool_(), np.dtype(object if missing else bool), nullable=missing)
     return TEXT
+
+
+def _read_as_numbers(thousands: str, decimal: str) -> Callable[[pa.ChunkedArray], pa.ChunkedArray]:
+    def read(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+        for kind in (pa.int64(), pa.float64()) if pa.types.is_string(texts.type) else ():
+            try:
+                return Spelling(thousands, decimal, kind).numbers(texts)
+            except pa.ArrowInvalid:
+                continue
+        return texts
+
+    return read
 
 
 def declared(dtype: Any) -> ColumnType:
@@ -113,11 +157,14 @@ def _formats_like(text: str) -> list[str]:
 
 def to_pandas(table: pa.Table, types: dict[Any, ColumnType]) -> pd.DataFrame:
     """A parsed table as a frame in which every column has its fixed dtype."""
-    columns = {name: _column(table.column(name), types[name]) for name in table.column_names}
+    columns = {name: series_of(table.column(name), types[name]) for name in table.column_names}
     return pd.DataFrame(columns, copy=False, index=range(table.num_rows))
 
 
-def _column(column: pa.ChunkedArray, kind: ColumnType) -> pd.Series:
+def series_of(column: pa.ChunkedArray, kind: ColumnType) -> pd.Series:
+    """A parsed column in its fixed dtype."""
+    if kind.spelling is not None:
+        column = kind.spelling.numbers(column)
     if isinstance(kind.dtype, pd.ArrowDtype):
         return pd.Series(pd.array(column, dtype=kind.dtype))
     if kind.date_format is None and hasattr(kind.dtype, "__from_arrow__"):  # texts and nullable numbers

@@ -86,7 +86,7 @@ def test_only_the_bytes_of_a_block_and_the_columns_of_the_plan_are_read(
     frame = pdf.read_csv(folder, blocksize="256KiB")
     read: list[tuple[str, int, int]] = []
     parsed: list[tuple[str, ...]] = []
-    read_range, parse = csv_reader.read_range, csv_reader.Style.parse
+    read_range, parse = csv_reader.read_range, csv_reader.Style._options
 
     def noted_range(path: str, start: int, stop: int) -> bytes:
         read.append((path, start, stop))
@@ -97,7 +97,7 @@ def test_only_the_bytes_of_a_block_and_the_columns_of_the_plan_are_read(
         return parse(self, text, names, types, chosen)
 
     monkeypatch.setattr(csv_reader, "read_range", noted_range)
-    monkeypatch.setattr(csv_reader.Style, "parse", noted_parse)
+    monkeypatch.setattr(csv_reader.Style, "_options", noted_parse)
     total = frame[frame.distance > 1000].dep_delay.max()
     assert total.compute(engine=ENGINE) == whole[whole.distance > 1000].dep_delay.max()
     assert set(parsed) == {("dep_delay", "distance")}
