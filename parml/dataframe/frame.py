@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from parml.dataframe import reductions, steps
+from parml.dataframe import reductions, steps, steps_totals
 from parml.dataframe.across import AcrossRows
 from parml.dataframe.aggregate import Aggregates
 from parml.dataframe.base import Frame, aligned, beside_labels, elementwise
@@ -227,6 +227,9 @@ class DataFrame(
         frame = self[reductions.numeric_columns(self._meta)] if numeric_only else self
         if reductions.checked_axis(axis, name):
             return elementwise_rows(frame, name, kwargs)
+        if name != "var" and any(map(reductions.is_time, frame._meta.dtypes)):
+            join = partial(steps_totals.joined_totals, getattr(frame._meta, name)())
+            return self._each(name, frame, lambda column: getattr(column, name)(**kwargs), join, join.args[0])
         return total(frame._node)
 
     def _total(self, name: str, axis: Any, numeric_only: bool, kwargs: dict[str, Any]) -> Any:

@@ -96,6 +96,8 @@ def variance_of(node: Node, *, ddof: int = 1, skipna: bool = True, root: bool = 
 
 
 def _moments(name: str, node: Node, order: int, ddof: int, skipna: bool) -> Any:
+    if name in ("mean", "std") and isinstance(node.meta, pd.Series) and is_time(node.meta.dtype):
+        return moment_of_times(name, node, ddof, skipna)
     columns = [node.meta] if isinstance(node.meta, pd.Series) else [node.meta.iloc[:, i] for i in range(node.meta.shape[1])]
     for column in columns:
         if not pd.api.types.is_numeric_dtype(column.dtype):
@@ -183,6 +185,62 @@ class Moments:
             below = (n - 2) * (n - 3)
             result = (n * (n + 1) * (n - 1) * sums[1]) / (below * squares**2) - 3 * (n - 1) ** 2 / below
         return np.where(spread & (n >= self.order), result, np.nan)
+
+
+def is_time(dtype: Any) -> bool:
+    """Times and durations of numpy, with a zone or without."""
+    return isinstance(dtype, pd.DatetimeTZDtype) or (isinstance(dtype, np.dtype) and dtype.kind in "mM")
+
+
+def moment_of_times(name: str, node: Node, ddof: int, skipna: bool) -> Any:
+    """The mean or the standard deviation of times or durations."""
+    moments = TimeMoments(name == "std", ddof, skipna, node.meta)
+    chunk = Blockwise(name, moments.chunk, (node,), meta=0)
+    return Frame._of(Reduce(name, chunk, moments.combine, moments.finish, pd.NaT))
+
+
+@dataclass(frozen=True)
+class TimeMoments:
+    """
+    The mean of times, or their standard deviation, which is a duration. What is kept is the count, the exact sum of the
+    integers that times are stored as, and the sum of squares of their distances from the mean; None of nothing.
+
+    pandas adds floats: its means are off by some of the last digits.
+    """
+
+    root: bool
+    ddof: int
+    skipna: bool
+    meta: pd.Series
+
+    def chunk(self, part: pd.Series) -> tuple[int, int, float] | None:
+        if not self.skipna and part.isna().any():
+            return (0, 0, np.nan)
+        values = np.asarray(part.dropna().astype("int64"))
+        if not len(values):
+            return None
+        total = (int((values >> 32).sum()) << 32) + int((values & 0xFFFFFFFF).sum())
+        away = (values - total // len(values)).astype("float64")
+        return len(values), total, float((away**2).sum() - away.sum() ** 2 / len(values))
+
+    def combine(self, parts: list[Any]) -> tuple[int, int, float] | None:
+        kept = [part for part in parts if part is not None]
+        if not kept or any(part[0] == 0 for part in kept):
+            return (0, 0, np.nan) if kept else None
+        count, total = sum(part[0] for part in kept), sum(part[1] for part in kept)
+        away = [(n * total - each * count) / (n * count) for n, each, _ in kept]  # whole numbers until the division
+        return count, total, sum(squares + n * d**2 for (n, _, squares), d in zip(kept, away, strict=True))
+
+    def finish(self, parts: list[Any]) -> Any:
+        merged = self.combine(parts)
+        if merged is None or merged[0] <= (self.ddof if self.root else 0):
+            return pd.NaT
+        count, total, squares = merged
+        if not self.root:
+            mean = abs(total) // count * (1 if total >= 0 else -1)  # as pandas cuts off what lies below the unit
+            return pd.Series([mean], dtype="int64").astype(self.meta.dtype)[0]
+        unit = self.meta.array.unit  # type: ignore[attr-defined]
+        return pd.Series([int(np.sqrt(squares / (count - self.ddof)))], dtype="int64").astype(f"timedelta64[{unit}]")[0]
 
 
 def value_counts_of(node: Node, *, normalize: bool, sort: bool, ascending: bool, dropna: bool) -> Any:

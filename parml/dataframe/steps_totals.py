@@ -48,11 +48,12 @@ def most_frequent(meta: pd.Series, dropna: bool, counts: pd.Series) -> pd.Series
     return pd.Series(best, dtype=meta.dtype, name=meta.name).mode(dropna=dropna)
 
 
-def numbers_described(
-    meta: pd.Series, shares: list[float], count: Any, mean: Any, std: Any, least: Any, quantiles: Any, most: Any
-) -> pd.Series:
+def numbers_described(meta: pd.Series, shares: list[float], count: Any, *totals: Any) -> pd.Series:
+    """Count, mean, deviation (but of times), least, quantiles and greatest."""
+    *before, quantiles, most = totals
     like = meta.describe(percentiles=shares)
-    return pd.Series([count, mean, std, least, *quantiles, most], index=like.index, dtype=like.dtype, name=meta.name)
+    dtype = like.dtype if meta.dtype.kind not in "mM" else None
+    return pd.Series([count, *before, *quantiles, most], index=like.index, dtype=dtype, name=meta.name)
 
 
 def values_described(meta: pd.Series, shares: list[float], count: int, counts: pd.Series) -> pd.Series:
@@ -68,7 +69,8 @@ def joined_totals(meta: Any, columns: pd.Index, /, *totals: Any) -> Any:
         frame = pd.concat(totals, axis=1)
         frame.columns = columns
         return frame
-    same = len({getattr(total, "dtype", type(total)) for total in totals}) == 1
+    kinds = {getattr(total, "dtype", type(total)) for total in totals}
+    same = len(kinds) == 1 and kinds != {type(pd.NaT)}  # which is of times as well as of durations
     same = same and not isinstance(meta.dtype, pd.api.extensions.ExtensionDtype)
     return pd.Series(list(totals), index=columns, name=meta.name, dtype=meta.dtype if not same else None)
 

@@ -247,10 +247,9 @@ class SeriesTotals(Totals):
         series: Any = self
         shares = described_shares(percentiles)
         dtype = self._meta.dtype
-        if pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_bool_dtype(dtype):
-            parts = [series.count(), series.mean(), series.std(), series.min(), self.quantile(shares), series.max()]
-        elif dtype.kind in "mM":
-            raise NotSupported("expected numbers, texts, categories or truth values in describe, found times; use min and max")
+        if (pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_bool_dtype(dtype)) or reductions.is_time(dtype):
+            spread = [] if dtype.kind == "M" else [series.std()]
+            parts = [series.count(), series.mean(), *spread, series.min(), self.quantile(shares), series.max()]
         else:
             parts = [series.count(), series.value_counts()]
         step = steps_totals.numbers_described if len(parts) > 2 else steps_totals.values_described

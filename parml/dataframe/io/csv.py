@@ -191,7 +191,7 @@ def read_table(paths: Any, *, sep: str = "\t", **options: Any) -> DataFrame:
     >>> import os, tempfile, parml.dataframe as pdf
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     with open(os.path.join(folder, "x.csv"), "w") as file:
-    ...         _ = file.write("x\tk\n1\ta\n")
+    ...         _ = file.write("x\\tk\\n1\\ta\\n")
     ...     pdf.read_table(folder).k.compute().tolist()
     ['a']
     """

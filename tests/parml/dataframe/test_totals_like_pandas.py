@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 
 from parml_core.engine.inline import InlineEngine
-from parml_core.errors import NotSupported
 from tests.drawn import examples
 from tests.parml.dataframe.test_operations_like_pandas import assert_same, cut
 from tests.parml.dataframe.test_rows_like_pandas import wide_tables
@@ -98,8 +98,38 @@ def test_total_of_random_partitions_equals_pandas(name: str, table: tuple[pd.Dat
     assert_same(TOTALS[name](cut(whole, bounds)).compute(engine=ENGINE), want)
 
 
-def test_times_are_not_left_out_of_describe() -> None:
-    """pandas describes them too."""
-    frame = cut(pd.DataFrame({"i": [1, 2], "t": pd.to_datetime(["2024-01-01", "2024-01-02"])}), [1])
-    with pytest.raises(NotSupported, match="found times"):
-        frame.describe()
+TIMES: dict[str, Callable[[Any], Any]] = {
+    "mean of times": lambda f: f.z.mean(),
+    "mean of times with nulls": lambda f: f.t.mean(skipna=False),
+    "mean of durations": lambda f: f.d.mean(),
+    "std of times": lambda f: f.t.std(),
+    "std of durations": lambda f: f.d.std(ddof=0),
+    "mean of columns": lambda f: f[["t", "d", "i"]].mean(),
+    "mean of columns of times": lambda f: f[["t"]].mean(),
+    "std of columns": lambda f: f[["d", "t"]].std(),
+    "describe times": lambda f: f.z.describe(),
+    "describe durations": lambda f: f.d.describe(percentiles=[0.1]),
+    "describe columns": lambda f: f[["i", "t", "d", "s"]].describe(),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", TIMES)
+@examples(4)
+@given(wide_tables())
+def test_total_of_times_equals_pandas(name: str, table: tuple[pd.DataFrame, list[int]]) -> None:
+    """But for the last digits, which pandas loses as it adds floats."""
+    whole, bounds = table
+    want, got = TIMES[name](whole), TIMES[name](cut(whole, bounds)).compute(engine=ENGINE)
+    if isinstance(want, pd.Series | pd.DataFrame):
+        assert type(got) is type(want) and got.index.equals(want.index)
+        assert isinstance(want, pd.DataFrame) or (got.dtype == want.dtype and got.name == want.name)
+        pairs = list(zip(np.ravel(got.astype(object)), np.ravel(want.astype(object)), strict=True))
+    else:
+        pairs = [(got, want)]
+    for one, other in pairs:
+        if pd.isna(other) or not isinstance(other, pd.Timestamp | pd.Timedelta):
+            assert_same(one, other)
+        else:
+            assert type(one) is type(other) and abs(one - other) <= pd.Timedelta(4, unit="us")
+            assert isinstance(one, pd.Timedelta) or one.tz == other.tz
