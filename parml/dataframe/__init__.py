@@ -25,6 +25,7 @@ from parml.dataframe.io.convert import from_array, from_arrow, from_dask, from_d
 from parml.dataframe.io.csv import read_csv, read_table
 from parml.dataframe.io.feather import read_feather
 from parml.dataframe.io.functions import repartition, to_csv, to_hdf, to_json, to_orc, to_parquet, to_records, to_sql
+from parml.dataframe.io.fwf import read_fwf
 from parml.dataframe.io.hdf import read_hdf
 from parml.dataframe.io.json import read_json
 from parml.dataframe.io.orc import read_orc
@@ -68,6 +69,7 @@ __all__ = [
     "pivot_table",
     "read_csv",
     "read_feather",
+    "read_fwf",
     "read_hdf",
     "read_json",
     "read_orc",

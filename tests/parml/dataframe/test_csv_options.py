@@ -198,3 +198,36 @@ def test_filters_choose_the_rows_that_those_of_parquet_do(tmp_path: Path, filter
     whole.to_parquet(tmp_path / "x.parquet")
     got = pdf.read_csv(tmp_path / "x.csv", blocksize=90, filters=filters).compute(engine=ENGINE)
     pd.testing.assert_frame_equal(got, pd.read_parquet(tmp_path / "x.parquet", filters=filters))
+
+
+WIDTHS = "id   name          f  day       \n" + "".join(
+    f"{i:>3}  {name:<8}{'' if i % 4 == 0 else i / 4:>7}  2020-01-{i % 28 + 1:02}\n{'' if i % 5 else chr(10)}"
+    for i, name in zip(range(N), ["Ann", "Bo Li", "Ü", 'x,"y'] * 10, strict=True)
+)
+FIXED: dict[str, dict[str, Any]] = {
+    "inferred": {},
+    "widths": {"widths": [5, 8, 8, 12]},
+    "places": {"colspecs": [(0, 4), (20, None)], "names": ["a", "b"], "header": 0},
+    "no header": {"header": None, "skiprows": 1},
+    "labels and first rows": {"index_col": "id", "nrows": 9},
+    "dtypes": {"dtype": {"id": "float32", "name": "object"}, "parse_dates": ["day"], "usecols": ["id", "name", "day"]},
+    "missing": {"na_values": ["Ann"]},
+}
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_fixed_widths_over_blocks_equal_pandas(tmp_path: Path, name: str) -> None:
+    """Values, dtypes, labels and names. (Of the first rows, pandas counts blank lines as well, though it leaves them out.)"""
+    (tmp_path / "x.txt").write_text(WIDTHS.replace("\n\n", "\n") if "nrows" in FIXED[name] else WIDTHS)
+    want = pd.read_fwf(tmp_path / "x.txt", **FIXED[name])
+    for blocksize in (200, "1MiB"):
+        frame = pdf.read_fwf(tmp_path, blocksize=blocksize, **FIXED[name])
+        pd.testing.assert_frame_equal(frame.compute(engine=ENGINE), want)
+    if name == "inferred":
+        got = frame[frame.id > 30].f.sum()
+        assert "as it is read" in got.explain() and got.compute(engine=ENGINE) == want[want.id > 30].f.sum()
+        (tmp_path / "x.txt").write_text(WIDTHS + " x1  Bo\n")
+        with pytest.raises(InputError, match=r"line 50, column 'id', found 'x1'"):
+            pdf.read_fwf(tmp_path, dtype={"id": "int64"}).compute(engine=ENGINE)
+        with pytest.raises(InputError, match="found both"):
+            pdf.read_fwf(tmp_path, colspecs=[(0, 1)], widths=[1])
