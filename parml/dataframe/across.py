@@ -164,7 +164,8 @@ class AcrossRows(Frame):
         """
         given = {"axis": axis} | ({} if fill_value is None else {"fill_value": fill_value})
         if freq is not None:
-            return elementwise("shift", partial(steps.call_method, "shift"), (self,), {"periods": periods, "freq": freq})
+            step = partial(steps.call_method, "shift")
+            return elementwise("shift_labels", step, (self,), {"periods": periods, "freq": freq})
         return self._by_periods("shift", periods, given)
 
     def diff(self, periods: int = 1, axis: Any = 0) -> Any:

@@ -119,9 +119,15 @@ def _between(frame: Any, start: Any, stop: Any) -> Any:
     return frame.loc[start:stop] if len(frame) else frame
 
 
+RELABELLING = frozenset({"shift_labels", "to_timestamp", "tz_convert", "tz_localize"})
+"""Steps of each column that give rows other labels."""
+
+
 def labelled_by(node: Node) -> Node:
     """The node that gave the rows of a node their labels."""
     while isinstance(node, Filter | Project | Assign | Rename | Columnwise | TakePlaces | BetweenLabels):
+        if node.name in RELABELLING:
+            break
         node = node.inputs[0]
     return node
 

@@ -146,3 +146,22 @@ def test_an_optimised_frame_is_the_same_frame(capsys: pytest.CaptureFixture[str]
     pd.testing.assert_frame_equal(best.assign(y=frame.x + 1).compute(engine=ENGINE), WHOLE[WHOLE.x > 2].assign(y=WHOLE.x + 1))
     best.x.pprint()
     assert capsys.readouterr().out.startswith("column 'x'\n  filter\n")
+
+
+@pytest.mark.parametrize("name", ["shift", "zone"])
+def test_steps_that_change_labels_change_divisions(name: str) -> None:
+    """What was known of the labels before does not hold of the new ones: no row is looked for where it is not."""
+    steps: dict[str, Callable[[Any], Any]] = {
+        "shift": lambda frame: frame.shift(5, freq="D"),
+        "zone": lambda frame: frame.tz_localize("UTC").tz_convert("Asia/Tokyo"),
+    }
+    whole = pd.DataFrame({"t": pd.date_range("2020", periods=8), "x": range(8)})
+    first, last = whole.t.iloc[[0, -1]]
+    frame = steps[name](pdf.from_pandas(whole, npartitions=3).set_index("t", divisions=[first, whole.t[3], last]))
+    want = steps[name](whole.set_index("t"))
+    assert not frame.known_divisions
+    with pytest.raises(NotSupported, match="unknown order"):
+        frame.loc[want.index[0] : want.index[1]]
+    found = frame.compute_current_divisions(set_divisions=True, engine=ENGINE)
+    got = found.loc[want.index[0] : want.index[1]].compute(engine=ENGINE)
+    pd.testing.assert_frame_equal(got, want.iloc[:2], check_freq=False)
