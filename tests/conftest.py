@@ -13,9 +13,10 @@ import hypothesis
 import psutil
 import pytest
 
-# Threads of OpenMP that wait for the others of a small training spin, and take the processors from those they wait for: where
-# two processes of tests and their clusters share two cores, that was most of the time. Read when a library is first loaded.
+# Threads of OpenMP and OpenBLAS that wait for the others spin, and take the processors from those they wait for: where two
+# processes of tests and their clusters share two cores, that was most of the time. Read when a library is first loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # 2 ** 4 cycles
 
 hypothesis.settings.register_profile("default", deadline=None, print_blob=True)
 hypothesis.settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True)

@@ -14,7 +14,6 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from threadpoolctl import threadpool_limits
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("parml_core", "parml")
@@ -70,9 +69,7 @@ def _defined_here(module: object) -> list[str]:
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_in_docstrings_are_true(name: str) -> None:
     """Each example prints what it says it prints."""
-    module = importlib.import_module(name)
-    with threadpool_limits(1):  # small data: threads that wait for busy processors would take most of the time
-        result = doctest.testmod(module, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    result = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     assert result.failed == 0
 
 
