@@ -203,7 +203,7 @@ def test_explain_shows_the_optimised_plan(tmp_path: Path) -> None:
         "    column 'b'",
         "      filter",
         "        columns 'b'",
-        "          #1 read_csv columns 'a', 'b' in 1 partitions",
+        "          #1 read_csv columns 'a', 'b' in 1 partitions where a > 0: as it is read",
         "        gt",
         "          column 'a'",
         "            #1",
