@@ -19,6 +19,8 @@ from parml.dataframe.lower import drawing, explain, lower, optimise
 from parml.dataframe.meta import as_meta, learned
 from parml.dataframe.plan import Blockwise, Columnwise, CountRows, Input, Kept, Node, Rows
 from parml.dataframe.plan_across import Reduce, Regroup, Select, labelled, numbered
+from parml.dataframe.plan_labels import in_order, known_divisions
+from parml.dataframe.plan_shuffle import known_together
 from parml.dataframe.pushdown import known_lengths
 from parml.delayed import Delayed, delayed_chunks
 from parml.drawing import MOST_BOXES, Drawing, visualize
@@ -311,7 +313,11 @@ class Planned:
         return partial(steps.concat, ignore_labels=self.node.rows.whole)
 
     def __parml_persisted__(self, futures: Sequence[Future[Any]]) -> Any:
-        return Frame._of(Kept(futures, like=self.node))
+        kept, known = Kept(futures, like=self.node), known_divisions(self.node)
+        kept.in_order, kept.together = in_order(self.node), known_together(self.node)
+        if known is not None:
+            kept.divisions, kept.ends = known[1:-1], (known[0], known[-1])
+        return Frame._of(kept)
 
     def __parml_token__(self) -> str:
         return self.node.token

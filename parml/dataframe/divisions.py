@@ -7,17 +7,15 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Self
 
-import numpy as np
 import pandas as pd
 
 from parml.dataframe import steps
 from parml.dataframe.base import Frame, aligned
 from parml.dataframe.groupby_steps import VALUE
 from parml.dataframe.lower import explain, optimise
-from parml.dataframe.memory import MemoryReader
-from parml.dataframe.plan import Assign, Blockwise, Columns, Input, Node, Project, Source, trimmed
+from parml.dataframe.plan import Assign, Blockwise, Columns, Input, Node, Project, trimmed
 from parml.dataframe.plan_across import Reduce, labelled
-from parml.dataframe.plan_labels import divisions_of, in_order, labelled_by
+from parml.dataframe.plan_labels import in_order, known_divisions, plain_label
 from parml.dataframe.plan_shuffle import hashed
 from parml_core.errors import InputError
 
@@ -70,7 +68,7 @@ class Divisions(Frame):
         >>> pdf.from_pandas(pd.DataFrame({"a": [1, 2, 3, 4]}), npartitions=2).divisions
         (0, 2, 3)
         """
-        return _known(self._node) or (None,) * (self.npartitions + 1)
+        return known_divisions(self._node) or (None,) * (self.npartitions + 1)
 
     @property
     def known_divisions(self) -> bool:
@@ -106,7 +104,7 @@ class Divisions(Frame):
         (1, 5, 9)
         """
         node = labelled(self._node)
-        known = _known(node) if col is None else None
+        known = known_divisions(node) if col is None else None
         if known is None:
             limits = Blockwise("limits", partial(_limits, col), (node if col is None else Project(node, col),), meta=0)
             found = Frame._of(Reduce("divisions", limits, steps.listed, steps.listed, [])).compute(engine=engine)
@@ -213,37 +211,13 @@ class Divisions(Frame):
         print(explain([self._node]))
 
 
-def _known(node: Node) -> tuple[Any, ...] | None:
-    """The divisions, where they are known."""
-    of_labels = labelled_by(node)
-    if isinstance(of_labels, Source) and isinstance(of_labels.reader, MemoryReader):
-        return _of_memory(of_labels)
-    inner, ends = divisions_of(node), tuple(getattr(of_labels, "ends", ()))
-    return (ends[0], *inner, ends[1]) if inner is not None and ends and in_order(node) else None
-
-
-def _of_memory(source: Source) -> tuple[Any, ...] | None:
-    labels = source.reader.data.index  # type: ignore[attr-defined]
-    if not len(labels) or isinstance(labels, pd.MultiIndex) or not labels.is_monotonic_increasing:
-        return None
-    if any(start == stop for start, stop in source.parts):
-        return None
-    starts = [_plain(labels[start]) for start, _ in source.parts]
-    before = [_plain(labels[stop - 1]) for _, stop in source.parts]
-    apart = all(last < first for last, first in zip(before, starts[1:], strict=False))
-    return (*starts, before[-1]) if apart else None
-
-
-def _plain(label: Any) -> Any:
-    """A number of numpy as one of Python, which shows as what it is."""
-    return label.item() if isinstance(label, np.number | np.bool_) else label
-
-
 def _limits(column: Any, part: Any) -> list[tuple[Any, Any, bool] | None]:
     values = part.index if column is None else pd.Index(part)
     if isinstance(values, pd.MultiIndex):
         raise InputError(f"expected labels of one level for divisions, found {list(values.names)}")
-    return [(_plain(values.min()), _plain(values.max()), bool(values.is_monotonic_increasing)) if len(values) else None]
+    return [
+        (plain_label(values.min()), plain_label(values.max()), bool(values.is_monotonic_increasing)) if len(values) else None
+    ]
 
 
 def _checked(limits: Sequence[tuple[Any, Any, bool] | None]) -> tuple[Any, ...]:

@@ -263,9 +263,21 @@ _NUMBER = _NumberReader()
 
 
 class Kept(Node):
-    """Partitions that an engine holds."""
+    """
+    Partitions that an engine holds.
+
+    Attributes
+    ----------
+    in_order : bool
+    divisions, ends, together : tuple
+        What was known of labels and of equal keys; see `plan_labels` and `plan_shuffle`.
+    """
 
     inputs = ()
+    in_order = False
+    divisions: tuple[Any, ...] = ()
+    ends: tuple[Any, ...] = ()
+    together: tuple[Any, ...] = ()
 
     def __init__(self, futures: Sequence[Future[Any]], like: Node) -> None:
         self.name, self.meta, self.npartitions, self.futures = like.name, like.meta, len(futures), tuple(futures)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from parml.dataframe import steps
@@ -151,3 +152,29 @@ def divisions_of(node: Node) -> Sequence[Any] | None:
     """The labels at which all partitions but the first begin, where they are known."""
     found = getattr(labelled_by(node), "divisions", ())
     return found if len(found) == node.npartitions - 1 else None
+
+
+def known_divisions(node: Node) -> tuple[Any, ...] | None:
+    """The label at which each partition begins, and that with which the last one ends; where they are known."""
+    of_labels = labelled_by(node)
+    if isinstance(of_labels, Source):
+        data = getattr(of_labels.reader, "data", None)
+        return None if data is None or of_labels.rows.counted_by is not None else _of_memory(data.index, of_labels.parts)
+    inner, ends = divisions_of(node), tuple(getattr(of_labels, "ends", ()))
+    return (ends[0], *inner, ends[1]) if inner is not None and ends and in_order(node) else None
+
+
+def _of_memory(labels: pd.Index, parts: Sequence[tuple[int, int]]) -> tuple[Any, ...] | None:
+    if not len(labels) or isinstance(labels, pd.MultiIndex) or not labels.is_monotonic_increasing:
+        return None
+    if any(start == stop for start, stop in parts):
+        return None
+    starts = [plain_label(labels[start]) for start, _ in parts]
+    before = [plain_label(labels[stop - 1]) for _, stop in parts]
+    apart = all(last < first for last, first in zip(before, starts[1:], strict=False))
+    return (*starts, before[-1]) if apart else None
+
+
+def plain_label(label: Any) -> Any:
+    """A number of numpy as one of Python, which shows as what it is."""
+    return label.item() if isinstance(label, np.number | np.bool_) else label

@@ -165,3 +165,19 @@ def test_steps_that_change_labels_change_divisions(name: str) -> None:
     found = frame.compute_current_divisions(set_divisions=True, engine=ENGINE)
     got = found.loc[want.index[0] : want.index[1]].compute(engine=ENGINE)
     pd.testing.assert_frame_equal(got, want.iloc[:2], check_freq=False)
+
+
+def test_what_is_known_of_rows_is_known_when_they_are_kept() -> None:
+    """Labels are found in persisted frames, in the partitions that can hold them; equal keys are together still."""
+    frame = pdf.from_pandas(WHOLE, npartitions=3)
+    kept = frame.set_index("x", divisions=[1, 3, 9]).persist(engine=ENGINE)
+    assert kept.divisions == (1, 3, 9) and "partitions 1" in kept.loc[5:].explain()
+    want = WHOLE.set_index("x").sort_index(kind="stable")
+    pd.testing.assert_frame_equal(kept.loc[2:5].compute(engine=ENGINE), want.loc[2:5])
+    pd.testing.assert_frame_equal(frame.set_index("x").persist(engine=ENGINE).loc[2:5].compute(engine=ENGINE), want.loc[2:5])
+    assert frame.persist(engine=ENGINE).divisions == frame.divisions
+    together = frame.shuffle("k").persist(engine=ENGINE).groupby("k").x.nunique()
+    assert "shuffle by" not in together.explain()
+    pd.testing.assert_series_equal(together.compute(engine=ENGINE), WHOLE.groupby("k").x.nunique())
+    with pytest.raises(NotSupported, match="unknown order"):
+        frame.sort_values("k").persist(engine=ENGINE).loc[2:5]
