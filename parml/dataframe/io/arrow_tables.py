@@ -21,8 +21,12 @@ def plain(table: pa.Table) -> pa.Table:
     """The table without dictionaries, as every part of a file may have another one."""
     for place, field in enumerate(table.schema):
         if pa.types.is_dictionary(field.type):
-            kind = field.type.value_type
-            table = table.set_column(place, pa.field(field.name, kind), table.column(place).cast(kind))
+            kind, column = field.type.value_type, table.column(place)
+            if pa.types.is_string_view(kind):  # as in polars; Arrow can neither cast nor take them
+                kind = pa.large_string()
+                texts = [pa.DictionaryArray.from_arrays(one.indices, one.dictionary.cast(kind)) for one in column.chunks]
+                column = pa.chunked_array(texts, pa.dictionary(field.type.index_type, kind))
+            table = table.set_column(place, pa.field(field.name, kind), column.cast(kind))
     return table
 
 

@@ -47,12 +47,26 @@ def test_arrow_comes_in_and_goes_out() -> None:
         pd.testing.assert_frame_equal(frame.compute(engine=ENGINE), WHOLE)
     pd.testing.assert_frame_equal(pdf.from_polars(Stream(), npartitions=2).compute(engine=ENGINE), WHOLE)
     assert pdf.from_arrow(with_dictionary, npartitions=2).c.compute(engine=ENGINE).tolist() == list("xyz") * 3
+    views = pa.DictionaryArray.from_arrays(pa.array([1, None, 0], pa.uint32()), pa.array(["x", "y"], pa.string_view()))
+    assert pdf.from_arrow(pa.table({"c": views}), npartitions=2).c.compute(engine=ENGINE).dropna().tolist() == ["y", "x"]
     frame = pdf.from_pandas(WHOLE, npartitions=3)
     assert frame.to_arrow(engine=ENGINE).equals(pa.Table.from_pandas(WHOLE))
     assert pa.table(frame[["i", "s"]]).to_pydict() == WHOLE[["i", "s"]].to_dict("list") | {"s": ["a", None, "c"] * 3}
     assert frame[["i"]].__dataframe__().num_rows() == 9
     with pytest.raises(InputError, match="__arrow_c_stream__, found list"):
         pdf.from_arrow([1])
+
+
+def test_polars_frames_come_in() -> None:
+    """Lazy ones too; texts, categories, nulls and times have the dtypes of other Arrow tables."""
+    polars = pytest.importorskip("polars")
+    table = pa.Table.from_pandas(WHOLE[["i", "m", "s", "b", "t"]], preserve_index=False)
+    given = polars.from_arrow(table).with_columns(c=polars.col("s").cast(polars.Categorical))
+    expected = WHOLE[["i", "m", "s", "b", "t"]].assign(c=WHOLE.s)
+    for one in (given, given.lazy()):
+        frame = pdf.from_polars(one, npartitions=3)
+        assert frame.npartitions == 3
+        pd.testing.assert_frame_equal(frame.compute(engine=ENGINE), expected)
 
 
 def test_dask_frames_are_computed_by_parml() -> None:
