@@ -10,8 +10,8 @@ the call to the result as an object of pandas (or polars) in the caller.
 Each case runs with each system in a program of its own, which does it several times; its time is their median. Variants take
 turns, round after round, each round in another order. Told are medians of the rounds and their ratios to Dask's: threads to
 threads, workers to workers, pandas and polars to threads. Processor time is that of all processes of a variant; it bears a
-busy machine better. Memory is what they occupy at most beyond what they did before the first time, looked at in a round
-of its own. All must find the same.
+busy machine better. Memory is what they occupy at most, and how much that is beyond what they did before the first time,
+looked at in a round of its own. All must find the same.
 
     python benchmarks/dataframe.py [--rounds 3] [--only parml-threads,dask-threads] [--cases csv,set_index] [--json FILE]
                                    [--csv-gigabytes 1] [--rows 2000000]
@@ -314,14 +314,19 @@ def measure(systems: list[str], case: str, folder: Path, options: argparse.Names
 
 
 def row_of(reports: list[Report]) -> dict[str, float]:
-    """Median seconds and processor seconds, and MiB beyond those before the first time."""
+    """Median seconds and processor seconds, MiB at most, and those beyond what there was before the first time."""
     *timed, watched = reports
     row = {of: statistics.median(report.values[of] for report in timed) for of in ("seconds", "processor")}
-    extra = watched.step_bytes["work"][1] - watched.step_bytes["ready"][0] if "work" in watched.step_bytes else 0
-    return row | {"extra_mebibytes": max(extra, 0) / 2**20}
+    (before, _), (_, peak) = watched.step_bytes["ready"], watched.step_bytes.get("work", watched.step_bytes["ready"])
+    return row | {"peak_mebibytes": peak / 2**20, "extra_mebibytes": max(peak - before, 0) / 2**20}
 
 
-COLUMNS = {"seconds": ("s", 10, 3), "processor": ("processor s", 14, 3), "extra_mebibytes": ("extra MiB", 12, 0)}
+COLUMNS = {
+    "seconds": ("s", 10, 3),
+    "processor": ("processor s", 14, 3),
+    "peak_mebibytes": ("peak MiB", 11, 0),
+    "extra_mebibytes": ("extra MiB", 12, 0),
+}
 
 
 def table_of(case: str, rows: dict[str, dict[str, float]]) -> str:
