@@ -43,8 +43,11 @@ def empty_frame(schema: pa.Schema, nullable: Collection[str]) -> pd.DataFrame:
 
 def to_frame(table: pa.Table, meta: pd.DataFrame) -> pd.DataFrame:
     """The rows with the columns and dtypes of `meta`."""
-    frame = plain(table).to_pandas(use_threads=False)[list(meta.columns)]
-    wrong = {name: dtype for name, dtype in meta.dtypes.items() if frame.dtypes[name] != dtype}
+    frame = plain(table).to_pandas(use_threads=False)
+    if not frame.columns.equals(meta.columns):
+        frame = frame[list(meta.columns)]  # copies
+    found = frame.dtypes
+    wrong = {name: dtype for name, dtype in meta.dtypes.items() if found[name] != dtype}
     return frame.astype(wrong) if wrong else frame
 
 
