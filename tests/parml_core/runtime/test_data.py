@@ -15,6 +15,7 @@ from parml_core.comm import Credentials, listen, my_versions
 from parml_core.comm.base import Limits
 from parml_core.config import Settings
 from parml_core.errors import ConnectionLost, ProtocolError
+from parml_core.kernel import uploads
 from parml_core.protocol import compression, frames
 from parml_core.protocol.messages import FromData, Hello, Piece, decoder_of, encoder
 from parml_core.protocol.serialize import dumps, loads
@@ -192,8 +193,9 @@ def test_damaged_piece_ends_the_connection_and_the_next_one_gives_the_value(monk
 
 
 @pytest.mark.parametrize("first_keeps_it", [True, False])
-def test_second_waits_for_the_first_and_is_told_where_to_ask(first_keeps_it: bool) -> None:
-    """When the first has the value, the second is to ask it; when its connection ends, the second is sent the value."""
+def test_those_that_wait_get_their_turns(first_keeps_it: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the first has the value, or its connection ends, the second is sent it, and the third is told to ask the second."""
+    monkeypatch.setattr(uploads, "PATIENCE_S", 1000.0)
 
     async def scene(link: DataLink, came: list[int]) -> None:
         def patiently(link: DataLink, place: str) -> asyncio.Task[Any]:
@@ -209,16 +211,13 @@ def test_second_waits_for_the_first_and_is_told_where_to_ask(first_keeps_it: boo
         assert not any(answer.done() for answer in answers)
         if first_keeps_it:
             first.took("noise", kept=True)
-            answer, [value] = await answers[0]
-            assert value is not None and not answer.elsewhere  # by turns: the holder's
-            second.took("noise", kept=True)
         else:
             await first.close()
-            answer, [value] = await answers[0]
-            assert value is not None
-            second.took("noise", kept=True)
+        answer, [value] = await answers[0]
+        assert value is not None and not answer.elsewhere
+        second.took("noise", kept=True)
         answer, [value] = await answers[1]
-        assert (answer.elsewhere, value) == ("tcp://b:1", None)  # who is in its place
+        assert (answer.elsewhere, value) == ("tcp://b:1", None)  # for it is in the same place
         for opened in (first, second, third):
             await opened.close()
 
