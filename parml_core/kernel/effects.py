@@ -50,7 +50,7 @@ class Skip(Effect):
 
 
 class Fetch(Effect):
-    """Ask this peer for these values. `patient`: for a single one, whose holder may have it come from another (`uploads`)."""
+    """Ask this peer for these values. `patient`: for a single one, in turn with others (`uploads`)."""
 
     peer: Address
     keys: tuple[Key, ...]

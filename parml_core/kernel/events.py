@@ -70,13 +70,14 @@ class RankInputsMissing(Event):
 class Fetched(Event):
     """
     A request to a peer was answered: `values` are in the store now, the peer has none of `absent`, and it has the keys of
-    `failures` but cannot give them.
+    `failures` but cannot give them. Those of `later` are large, and it is sending them to another one now.
     """
 
     peer: Address
     values: tuple[tuple[Key, int], ...]
     absent: tuple[Key, ...] = ()
     failures: dict[Key, Failure] = {}
+    later: tuple[Key, ...] = ()
 
 
 class Redirected(Event):

@@ -15,6 +15,9 @@ from typing import NamedTuple
 
 from parml_core.typing import Address, Key
 
+LARGE_BYTES = 4 * 1024 * 1024
+"""Smaller values are sent to all that ask."""
+
 FIRST_BYTES_PER_S = 100e6
 """What an upload is thought to take while none has ended."""
 
@@ -51,9 +54,14 @@ class Uploads:
     """
     The turns of one holder.
 
+    Parameters
+    ----------
+    large_bytes : int
+        Smaller values are sent to all that ask.
+
     Examples
     --------
-    >>> uploads = Uploads()
+    >>> uploads = Uploads(large_bytes=8)
     >>> a, b, c = (Asker(f"tcp://{name}", name) for name in "abc")
     >>> [uploads.ask("x", 8, asker, 0.0) for asker in (a, b, c)]
     [True, False, False]
@@ -61,7 +69,8 @@ class Uploads:
     [('c', 'tcp://a'), ('b', '')]
     """
 
-    def __init__(self) -> None:
+    def __init__(self, large_bytes: int = LARGE_BYTES) -> None:
+        self.large_bytes = large_bytes
         self._uploads: dict[Key, _Upload] = {}
         self._best_bytes_per_s = 0.0
 
@@ -70,13 +79,14 @@ class Uploads:
         """Whether anybody waits, so that `overdue` has to be asked from time to time."""
         return any(upload.waiting for upload in self._uploads.values())
 
-    def ask(self, key: Key, nbytes: int, asker: Asker, now: float) -> bool:
-        """Whether to send the value now; if not, the asker gets its turn later."""
+    def ask(self, key: Key, nbytes: int, asker: Asker, now: float, *, patient: bool = True) -> bool:
+        """Whether to send a large value now; if not, the asker gets its turn later, if it is `patient`, or asks again."""
         upload = self._uploads.get(key)
         if upload is None:
             upload = self._uploads[key] = _Upload(nbytes)
         if upload.sending and asker not in upload.sending:
-            upload.waiting[asker] = None
+            if patient:
+                upload.waiting[asker] = None
             return False
         upload.sending[asker] = now
         return True

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
-from math import inf
 from typing import Any
 
 import msgspec
@@ -36,14 +35,11 @@ class WorkerPolicy(msgspec.Struct, frozen=True):
         No request to a peer asks for more keys.
     fetching_bytes : int
         Inputs on their way come to at most so many bytes, in requests of at most a quarter of that; a larger one comes alone.
-    patient_bytes : int
-        A value of this size that another host has may be wanted by many: it is asked for alone, and comes from any of them.
     """
 
     run_ahead_s: float = 0.005
     fetch_keys_max: int = 500
     fetching_bytes: int = 256 << 20
-    patient_bytes: int = 4 << 20
 
 
 class Run:
@@ -60,7 +56,7 @@ class Run:
 class Wanted:
     """An input that is not here: who waits for it, who may have it, whom it was asked of."""
 
-    __slots__ = ("asked", "holders", "nbytes", "runs", "tried")
+    __slots__ = ("asked", "holders", "nbytes", "patient", "runs", "tried")
 
     def __init__(self, nbytes: int) -> None:
         self.nbytes = nbytes
@@ -68,6 +64,7 @@ class Wanted:
         self.holders: dict[Address, None] = {}
         self.tried: dict[Address, bool] = {}  # and whether it said that it does not have it
         self.asked: Address | None = None
+        self.patient = False  # many want it: it is asked for by itself, since the answer may take long
 
 
 class WorkerKernel:
@@ -286,10 +283,7 @@ class WorkerKernel:
         self.wanted.pop(key, None)
 
     def _cost_of(self, holder: Address) -> tuple[bool, int]:
-        return not self._near(holder), len(self.to_ask.get(holder, ())) + len(self.asking.get(holder, ()))
-
-    def _near(self, peer: Address) -> bool:
-        return host_of(peer) == self.host
+        return host_of(holder) != self.host, len(self.to_ask.get(holder, ())) + len(self.asking.get(holder, ()))
 
     def _ask_of(self, peer: Address, key: Key, wanted: Wanted) -> None:
         wanted.asked = peer
@@ -302,37 +296,36 @@ class WorkerKernel:
         for peer, waiting in list(self.to_ask.items()):
             if peer in self.asking:
                 continue
-            patient_bytes = inf if self._near(peer) else self.policy.patient_bytes
-            keys, nbytes = self._take_affordable(waiting, patient_bytes)
+            keys, nbytes = self._take_affordable(waiting)
             if not waiting:
                 del self.to_ask[peer]
             if keys:
                 self.asking[peer] = keys
                 self.asking_bytes[peer] = nbytes
-                self._effects.append(fx.Fetch(peer, keys, patient=len(keys) == 1 and nbytes >= patient_bytes))
+                self._effects.append(fx.Fetch(peer, keys, self.wanted[keys[0]].patient))
 
-    def _take_affordable(self, waiting: dict[Key, None], patient_bytes: float) -> tuple[tuple[Key, ...], int]:
+    def _take_affordable(self, waiting: dict[Key, None]) -> tuple[tuple[Key, ...], int]:
         """
         Take out the first of these keys for which there is room now, at least one where nothing is on its way; and their bytes.
 
-        One of `patient_bytes` or more is taken alone.
+        One that is asked for patiently is taken alone.
         Those that nobody waits for any more go too. What lies behind is not looked at: it may be much, and this is done often.
         """
         most = self.policy.fetching_bytes
         room = most - sum(self.asking_bytes.values())
         keys: list[Key] = []
         taken: list[Key] = []
-        nbytes = 0
+        nbytes, patient = 0, False
         for key in waiting:
             wanted = self.wanted.get(key)
             if wanted is not None:
                 size = wanted.nbytes
                 fits = nbytes + size <= min(room, most // 4) if keys else size <= room or not self.asking
-                alone = bool(keys) and (size >= patient_bytes or (len(keys) == 1 and nbytes >= patient_bytes))
-                if not fits or alone or len(keys) == self.policy.fetch_keys_max:
+                if not fits or len(keys) == self.policy.fetch_keys_max or (keys and (wanted.patient or patient)):
                     break
                 keys.append(key)
                 nbytes += size
+                patient = wanted.patient
             taken.append(key)
         for key in taken:
             del waiting[key]
@@ -357,6 +350,11 @@ class WorkerKernel:
             self._send(m.Copied(copied))
         for key in event.absent:
             self._try_another(key, event.peer, absent=True)
+        for key in event.later:
+            wanted = self.wanted.get(key)
+            if wanted is not None and wanted.asked == event.peer:
+                wanted.patient = True
+                self._ask_of(event.peer, key, wanted)
         for key, failure in event.failures.items():
             self._cannot_be_had(key, failure)
 

@@ -461,8 +461,8 @@ class GetValues(Message):
     """
     Send these values. → `Values`. `place`: a holder there may lend large ones instead; empty: it shall send all of them.
 
-    `patient`: of one large value. The answer may come when others have been sent it, or name one of them, and is followed by
-    `Took`. `codecs`: by which buffers may be compressed, if they come earlier so over a link of `bytes_per_s`.
+    `patient`: of one value that was `Values.later` before: the answer comes when others have got it, or names one of them.
+    `codecs`: by which buffers may be compressed, if they come earlier so over a link of `bytes_per_s`.
     """
 
     request: int
@@ -474,10 +474,10 @@ class GetValues(Message):
 
 
 class Took(Message):
-    """The answer to a patient request was read: others can be told to ask the sender for the value, if it is `kept`."""
+    """Values that were `Values.shared` have arrived: others can be told to ask the sender for those that are `kept`."""
 
-    key: Key
-    kept: bool
+    kept: list[Key]
+    others: list[Key]
 
 
 class PutValues(Message):
@@ -503,6 +503,7 @@ class Values(Message):
     Values as pickle-5 heads, buffers out of band. ``heads[i]`` is None where the worker does not have keys[i].
 
     `failures` tells for a key that is there but cannot be pickled why: its head is None too. Buffers of `loans` are not sent.
+    Of keys that are `shared` a worker says `Took`. Those that are `later` are being sent to another one: ask again, patiently.
     `elsewhere` has just got the value of a patient request, and shall be asked for it; nothing is sent. Buffers of `packed`, by
     their positions among all, have these lengths and are not in this frame: they follow in order, each as some `Piece`s.
     """
@@ -512,6 +513,8 @@ class Values(Message):
     buffers: list[int]
     failures: dict[Key, Failure] = {}
     loans: dict[Key, Loan] = {}
+    shared: list[Key] = []
+    later: list[Key] = []
     elsewhere: Address = ""
     packed: dict[int, int] = {}
 

@@ -89,7 +89,9 @@ class DataServer:
                         await _send(comm, request, values, out)
                         del out  # the values may be dropped before the peer says more
                     elif type(request) is Took:
-                        self._take(self._uploads.ended(request.key, asker, time.monotonic(), kept=request.kept))
+                        for key in request.kept + request.others:
+                            kept = key in request.kept
+                            self._take(self._uploads.ended(key, asker, time.monotonic(), kept=kept))
                     else:
                         comm.write(encoder.encode([self._keep(request, buffers)]))
                 await comm.drain()
@@ -102,8 +104,14 @@ class DataServer:
 
     async def _give(self, request: GetValues, asker: Asker) -> tuple[Values, list[Any]]:
         lends = request.place != "" and request.place == this_place()
-        if request.patient and not lends and (elsewhere := await self._turn(request.keys[0], asker)):
-            return Values(request.request, [None], [0], elsewhere=elsewhere), []
+        shared, later, elsewhere = [], [], ""
+        if request.place and not lends and asker.address:
+            shared = [key for key in request.keys if self._sizes.get(key, -1) >= self._uploads.large_bytes]
+        if request.patient and shared:
+            elsewhere = await self._turn(shared[0], asker)
+        elif shared:
+            later = [key for key in shared if not self._is_free(key, asker)]
+            shared = [key for key in shared if key not in later]
         heads: list[bytes | None] = []
         counts: list[int] = []
         out: list[Any] = []
@@ -112,7 +120,7 @@ class DataServer:
         loans = {}
         sizes = self._sizes
         for key in request.keys:
-            entry = self._store.entry(key)
+            entry = None if elsewhere or key in later else self._store.entry(key)
             serialized, loan = None, None
             if entry is not None:
                 pack = functools.partial(entry.lend, self._disk_for(sizes.get(key, 0))) if lends else entry.pack
@@ -135,12 +143,14 @@ class DataServer:
             out.extend(buffers)
         if unreadable:
             self._handle(ev.ValuesUnreadable(tuple(unreadable)))
-        return Values(request.request, heads, counts, failures, loans), out
+        return Values(request.request, heads, counts, failures, loans, shared, later, elsewhere), out
+
+    def _is_free(self, key: Key, asker: Asker, *, patient: bool = False) -> bool:
+        return self._uploads.ask(key, self._sizes[key], asker, time.monotonic(), patient=patient)
 
     async def _turn(self, key: Key, asker: Asker) -> Address:
         """Wait until a large value can be sent, or another worker has it, whose address is returned."""
-        nbytes = self._sizes.get(key)
-        if nbytes is None or not asker.address or self._uploads.ask(key, nbytes, asker, time.monotonic()):
+        if self._is_free(key, asker, patient=True):
             return ""
         turn = self._waiting[key, asker] = asyncio.get_running_loop().create_future()
         if not self._looks:

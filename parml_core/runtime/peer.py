@@ -161,7 +161,7 @@ class DataLink:
         As `get`; of a worker on this host large values are not copied: their buffers are memory of both.
 
         `keep`: they can be lent in turn. `private`: they are writable, and what is written is this process's alone. `patient`:
-        the one value that is asked for may come later, or from another worker (`Values.elsewhere`); if it comes, say `took`.
+        the one value that is asked for comes in its turn, or from another worker. Say `took` of what is shared.
         """
         answer, values = await self._get(keys, this_place(), patient=patient)
         gone = []
@@ -182,10 +182,12 @@ class DataLink:
                 values[i] = value
         return answer, values
 
-    def took(self, key: Key, kept: bool) -> None:
-        """The answer to a patient request was read."""
-        with contextlib.suppress(ConnectionLost):
-            self._comm.write(encoder.encode([Took(key, kept)]))
+    def took(self, shared: Sequence[Key], kept: Callable[[Key], bool]) -> None:
+        """Tell which of the values that others wait for, too, can be had here now."""
+        if shared:
+            message = Took([key for key in shared if kept(key)], [key for key in shared if not kept(key)])
+            with contextlib.suppress(ConnectionLost):
+                self._comm.write(encoder.encode([message]))
 
     async def _get(self, keys: Sequence[Key], place: str, *, patient: bool = False) -> tuple[Values, list[Serialized | None]]:
         self._n_requests += 1

@@ -367,12 +367,11 @@ class Worker:
             if value is not None:
                 self.store.put_serialized(key, value)
                 here.append((key, value.nbytes))
-            elif key not in answer.failures:
+            elif key not in answer.failures and key not in answer.later:
                 absent.append(key)
         self._look_after(sum(nbytes for _, nbytes in here))
-        self._handle([ev.Fetched(effect.peer, tuple(here), tuple(absent), answer.failures)])
-        if effect.patient:
-            link.took(effect.keys[0], effect.keys[0] in self.kernel.values)
+        self._handle([ev.Fetched(effect.peer, tuple(here), tuple(absent), answer.failures, tuple(answer.later))])
+        link.took(answer.shared, self.kernel.values.__contains__)
 
     async def _serve_data(self, comm: Comm) -> None:
         await self._data.serve(comm)

@@ -144,11 +144,9 @@ class WorkerNode:
         self.address = address
         self.alive = True
         self.hangs = False  # for ever
-        policy = WorkerPolicy(
-            fetching_bytes=world.rng.choice((50, 30_000, 256 << 20)), patient_bytes=world.rng.choice((0, 0, 10_000, 4 << 20))
-        )
+        policy = WorkerPolicy(fetching_bytes=world.rng.choice((50, 30_000, 256 << 20)))
         self.asker = Asker(address, world.rng.choice(("", "here", "there")))
-        self.uploads = Uploads()
+        self.uploads = Uploads(world.rng.choice((0, 0, 10_000, 4 << 20)))
         self.parked: dict[tuple[Key, Asker], Callable[[Address], None]] = {}  # requests that wait for their turn
         self.kernel = WorkerKernel(info.nthreads, address, policy)
         self.store = dict(holds)
@@ -382,7 +380,7 @@ class WorkerNode:
     # --- the data plane ------------------------------------------------------------------------------------------------
 
     def _fetch(self, effect: fx.Fetch) -> None:
-        request_values(self.world, self.id, effect.peer, effect.keys, self._fetched, self if effect.patient else None)
+        request_values(self.world, self.id, effect.peer, effect.keys, self._fetched, self, patient=effect.patient)
 
     def give_in_turn(self, key: Key, asker: Asker, give: Callable[[Address], None]) -> None:
         """Call `give` with whom to ask instead, or to give the value itself, when it is the asker's turn."""
@@ -410,7 +408,7 @@ class WorkerNode:
             for here in (self.store, self.kernel.values, self.kernel.made_by):
                 here.pop(key, None)
 
-    def _fetched(self, peer: Address, keys: tuple[Key, ...], found: dict[Key, int] | None) -> None:
+    def _fetched(self, peer: Address, keys: tuple[Key, ...], found: dict[Key, int] | None, later: tuple[Key, ...] = ()) -> None:
         if not self.alive:
             return
         if found is None:
@@ -419,8 +417,8 @@ class WorkerNode:
         unsendable = {key: self.work.unsendable(key) for key in keys if key in found and self.work.jobs_unsendable(key)}
         here = {key: value for key, value in found.items() if key not in unsendable}
         self.store.update(here)
-        absent = tuple(key for key in keys if key not in found)
-        self.do([ev.Fetched(peer, tuple((key, self.work.nbytes(key)) for key in here), absent, unsendable)])
+        absent = tuple(key for key in keys if key not in found and key not in later)
+        self.do([ev.Fetched(peer, tuple((key, self.work.nbytes(key)) for key in here), absent, unsendable, later)])
 
 
 _EFFECTS: dict[type, Any] = {
@@ -438,12 +436,19 @@ _EFFECTS: dict[type, Any] = {
 
 
 def request_values(
-    world: World, process: str, address: Address, keys: tuple[Key, ...], answer: Any, patient: WorkerNode | None = None
+    world: World,
+    process: str,
+    address: Address,
+    keys: tuple[Key, ...],
+    answer: Any,
+    asker: WorkerNode | None = None,
+    *,
+    patient: bool = False,
 ) -> None:
     """
     Ask a worker for values: ``answer(address, keys, found)``, with None where it could not be reached.
 
-    `patient`: the worker that asks, and can be told to ask another one.
+    An `asker` is told, too, which of them it shall ask for again, and, if it is `patient`, to ask another one.
     """
 
     def ask() -> None:
@@ -455,29 +460,42 @@ def request_values(
             peer.forget(keys)
         if world.rng.random() < world.unreadable:
             peer.do([ev.ValuesUnreadable(keys[:1])])
-        if patient is None:
-            give(peer, "")
-        else:
-            peer.give_in_turn(keys[0], patient.asker, lambda elsewhere: give(peer, elsewhere))
+        large = (
+            () if asker is None else tuple(key for key in keys if peer.kernel.values.get(key, -1) >= peer.uploads.large_bytes)
+        )
+        if patient and large and asker is not None:
+            peer.give_in_turn(keys[0], asker.asker, lambda elsewhere: give(peer, elsewhere, large, ()))
+            return
+        later: tuple[Key, ...] = ()
+        if asker is not None:
+            sizes, now = peer.kernel.values, world.now
+            later = tuple(k for k in large if not peer.uploads.ask(k, sizes[k], asker.asker, now, patient=False))
+        give(peer, "", tuple(key for key in large if key not in later), later)
 
-    def give(peer: WorkerNode, elsewhere: Address) -> None:
-        found = {key: peer.store[key] for key in keys if key in peer.store}
-        upload = UPLOAD if patient is not None and not elsewhere else 1
-        world.at(upload * world.some_delay_s(), reply, peer, found, elsewhere)
+    def give(peer: WorkerNode, elsewhere: Address, shared: tuple[Key, ...], later: tuple[Key, ...]) -> None:
+        found = {key: peer.store[key] for key in keys if key in peer.store and key not in later}
+        upload = UPLOAD if shared and not elsewhere else 1
+        world.at(upload * world.some_delay_s(), reply, peer, found, elsewhere, shared, later)
 
-    def reply(peer: WorkerNode, found: dict[Key, int], elsewhere: Address) -> None:
+    def reply(
+        peer: WorkerNode, found: dict[Key, int], elsewhere: Address, shared: tuple[Key, ...], later: tuple[Key, ...]
+    ) -> None:
         lost = not peer.alive or not world.reaches(process, peer.id)
         world.note(f"{process} fetched {'nothing' if lost else elsewhere or list(found)} from {peer.id}")
-        if not elsewhere or lost:
+        if elsewhere and not lost:
+            if asker is not None and asker.alive:
+                asker.do([ev.Redirected(address, keys[0], elsewhere)])
+            return
+        if later and not lost:
+            answer(address, keys, found, later)
+        else:
             answer(address, keys, None if lost else found)
-        elif patient is not None and patient.alive:
-            patient.do([ev.Redirected(address, keys[0], elsewhere)])
-        if patient is not None and not elsewhere:
-            kept = not lost and patient.alive and keys[0] in patient.kernel.values
-            world.at(world.some_delay_s(), took, peer, patient.asker, kept)
+        if asker is not None and not elsewhere:
+            kept = [key for key in shared if not lost and asker.alive and key in asker.kernel.values]
+            world.at(world.some_delay_s(), took, peer, asker.asker, shared, kept)
 
-    def took(peer: WorkerNode, asker: Asker, kept: bool) -> None:
-        if peer.alive:
-            peer.take_turns(peer.uploads.ended(keys[0], asker, world.now, kept=kept))
+    def took(peer: WorkerNode, asker: Asker, shared: tuple[Key, ...], kept: list[Key]) -> None:
+        for key in shared if peer.alive else ():
+            peer.take_turns(peer.uploads.ended(key, asker, world.now, kept=key in kept))
 
     world.at(world.some_delay_s(), ask)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from parml_core.kernel import effects as fx
 from parml_core.kernel import events as ev
 from parml_core.kernel.uploads import FIRST_BYTES_PER_S, PATIENCE, PATIENCE_S, Asker, Uploads
-from parml_core.kernel.worker import WorkerKernel, WorkerPolicy
+from parml_core.kernel.worker import WorkerKernel
 from parml_core.protocol import messages as m
 from tests.parml_core.kernel.test_worker_kernel import HERE, W1, W2, handed, messages, of, tell
 
@@ -99,22 +99,20 @@ def test_nobody_waits_for_an_upload_that_does_not_end() -> None:
 # --- the worker that asks ----------------------------------------------------------------------------------------------
 
 
-def kernel_that_needs(*inputs: tuple[str, int, str]) -> tuple[WorkerKernel, list[fx.Fetch]]:
-    kernel = WorkerKernel(1, HERE, WorkerPolicy(patient_bytes=100))
-    given_ = tuple(m.Input(key, nbytes, tuple(peers.split())) for key, nbytes, peers in inputs)
-    asked = of(tell(kernel, m.Compute({}, [m.Assignment("sum", 1, "f", b"", given_, (0, 0, 0))])), fx.Fetch)
-    return kernel, asked
-
-
-def test_large_value_is_asked_for_alone_and_may_come_from_another() -> None:
+def test_value_that_others_are_sent_is_asked_for_alone_and_may_come_from_another() -> None:
     """Where its holder names another one, that is asked; when that one fails, the first is asked again."""
-    kernel, asked = kernel_that_needs(("a", 8, W1), ("large", 100, W1), ("b", 8, W1))
-    assert asked == [fx.Fetch(W1, ("a",))]
-    asked = of(tell(kernel, ev.Fetched(W1, (("a", 8),))), fx.Fetch)
+    kernel = WorkerKernel(1, HERE)
+    inputs = tuple(m.Input(key, 8, (W1,)) for key in ("a", "large", "b"))
+    asked = of(tell(kernel, m.Compute({}, [m.Assignment("sum", 1, "f", b"", inputs, (0, 0, 0))])), fx.Fetch)
+    assert asked == [fx.Fetch(W1, ("a", "large", "b"))]
+    more = tuple(m.Input(key, 8, (W1,)) for key in ("c", "d"))
+    assert not of(tell(kernel, m.Compute({}, [m.Assignment("more", 2, "f", b"", more, (0, 0, 1))])), fx.Fetch)
+    asked = of(tell(kernel, ev.Fetched(W1, (("a", 8), ("b", 8)), later=("large",))), fx.Fetch)
+    assert asked == [fx.Fetch(W1, ("c", "d"))]  # those that need not wait come first
+    asked = of(tell(kernel, ev.Fetched(W1, (("c", 8), ("d", 8)))), fx.Fetch)
     assert asked == [fx.Fetch(W1, ("large",), patient=True)]
     asked = of(tell(kernel, ev.Redirected(W1, "large", W2)), fx.Fetch)
-    assert sorted(asked, key=lambda fetch: fetch.peer) == [fx.Fetch(W1, ("b",)), fx.Fetch(W2, ("large",), patient=True)]
-    tell(kernel, ev.Fetched(W1, (("b", 8),)))
+    assert asked == [fx.Fetch(W2, ("large",), patient=True)]
     asked = of(tell(kernel, ev.FetchFailed(W2, ("large",))), fx.Fetch)
     assert asked == [fx.Fetch(W1, ("large",), patient=True)]
     effects = tell(kernel, ev.Redirected(W1, "large", HERE))  # which is not so: it is said what was tried
@@ -122,9 +120,9 @@ def test_large_value_is_asked_for_alone_and_may_come_from_another() -> None:
 
 
 @pytest.mark.parametrize("holders", ["tcp://there:1 tcp://here:2", "tcp://here:2 tcp://there:1"])
-def test_holder_on_this_host_is_asked_first_and_not_patiently(holders: str) -> None:
+def test_holder_on_this_host_is_asked_first(holders: str) -> None:
     """What it has need not be sent at all."""
-    kernel = WorkerKernel(1, "tcp://here:1", WorkerPolicy(patient_bytes=100))
+    kernel = WorkerKernel(1, "tcp://here:1")
     inputs = tuple(m.Input(key, 100, tuple(holders.split())) for key in "ab")
     asked = of(tell(kernel, m.Compute({}, [m.Assignment("sum", 1, "f", b"", inputs, (0, 0, 0))])), fx.Fetch)
     assert asked == [fx.Fetch("tcp://here:2", ("a", "b"))]

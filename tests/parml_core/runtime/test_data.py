@@ -198,24 +198,28 @@ def test_those_that_wait_get_their_turns(first_keeps_it: bool, monkeypatch: pyte
     monkeypatch.setattr(uploads, "PATIENCE_S", 1000.0)
 
     async def scene(link: DataLink, came: list[int]) -> None:
-        def patiently(link: DataLink, place: str) -> asyncio.Task[Any]:
-            return asyncio.ensure_future(link._get(["noise"], place, patient=True))
-
         where = link._comm.peer_address
         first, second, third = [await DataLink.open(where, SECRET, id, Settings(), f"tcp://{id}:1") for id in "abc"]
-        await patiently(first, "place-a")
+        answer, [small, value] = await first._get(["small", "zeros"], "place-a")
+        assert small is not None and value is not None
+        assert (answer.shared, answer.later) == (["zeros"], [])
         answers = []
         for asker in (second, third):
-            answers.append(patiently(asker, "place-b"))
-            await link.get(["small"])  # by now the asker was heard; who does not ask patiently waits for nobody
+            answer, [small, value] = await asker._get(["small", "zeros"], "place-b")
+            assert small is not None and value is None
+            assert (answer.shared, answer.later) == ([], ["zeros"])
+            answers.append(asyncio.ensure_future(asker._get(["zeros"], "place-b", patient=True)))
+            await link.get(["small"])  # by now the asker was heard
+            _, [value] = await link.get(["zeros"])  # who is no worker waits for nobody
+            assert value is not None
         assert not any(answer.done() for answer in answers)
         if first_keeps_it:
-            first.took("noise", kept=True)
+            first.took(["zeros"], lambda key: True)
         else:
             await first.close()
         answer, [value] = await answers[0]
-        assert value is not None and not answer.elsewhere
-        second.took("noise", kept=True)
+        assert value is not None and (answer.shared, answer.elsewhere) == (["zeros"], "")
+        second.took(["zeros"], lambda key: True)
         answer, [value] = await answers[1]
         assert (answer.elsewhere, value) == ("tcp://b:1", None)  # for it is in the same place
         for opened in (first, second, third):
