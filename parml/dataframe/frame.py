@@ -83,7 +83,9 @@ class DataFrame(
         return self.columns
 
     def __getitem__(self, key: Any) -> Any:
-        """A column, the columns of a list, or the rows where a series is true."""
+        """A column, the columns of a list, or the rows where a series, or what a function makes of the frame, is true."""
+        if callable(key) and not isinstance(key, Frame):
+            key = key(self)
         if isinstance(key, Frame):
             return self._rows_where(key)
         if isinstance(key, pd.Index):
@@ -104,6 +106,9 @@ class DataFrame(
         return Frame._of(Filter(node, mask._node))
 
     def _check_column(self, column: Any) -> None:
+        levels = self.columns.nlevels
+        if levels > 1 and column in self.columns and not (isinstance(column, tuple) and len(column) == levels):
+            raise NotSupported(f"expected a column by all of its {levels} levels, found {column!r}; write a tuple of them")
         if column not in self.columns:
             names = ", ".join(repr(name) for name in self.columns)
             raise MissingColumn(f"expected a column of the frame, found {column!r}; its columns are {names}")
@@ -195,6 +200,8 @@ class DataFrame(
         for column in dtype if isinstance(dtype, dict) else ():
             self._check_column(column)
         checked_category(dtype.values() if isinstance(dtype, dict) else [dtype])
+        for column, kind in (dtype if isinstance(dtype, dict) else dict.fromkeys(self.columns, dtype)).items():
+            checked_texts(self._meta[column], kind)
         return elementwise("astype", steps.astype, (self, dtype))
 
     def dropna(self, *, how: str = "any", subset: Any = None, thresh: int | None = None) -> DataFrame:
@@ -268,6 +275,16 @@ def checked_category(dtypes: Any) -> None:
                 "expected categories that are known beforehand, found dtype 'category'; "
                 "pass pandas.CategoricalDtype([...]) with the values that can occur"
             )
+
+
+def checked_texts(column: Any, dtype: Any) -> None:
+    """pandas writes times without hours where no time of the column has some."""
+    times = isinstance(column, pd.Series) and (column.dtype.kind in "mM" or isinstance(column.dtype, pd.DatetimeTZDtype))
+    if times and (dtype in (str, "str") or isinstance(pd.api.types.pandas_dtype(dtype), pd.StringDtype)):
+        raise NotSupported(
+            f"expected texts of each time alone, found astype({dtype!r}) of dtype {column.dtype}, which pandas writes with or "
+            "without hours as all rows need; use .dt.strftime(format), or .map(str)"
+        )
 
 
 def _total_method(name: str) -> Callable[..., Any]:

@@ -49,6 +49,8 @@ OF_ROWS = (
 )  # fmt: skip
 SOME_ROWS = ("head", "tail", "nth")
 _LOOK_AT_LABELS = frozenset({"idxmin", "idxmax", "apply", "agg"})
+_LEARNED_FROM_ROWS = frozenset({"describe", "unique"})
+"""Of no rows, pandas makes another dtype, or other labels."""
 PARTITIONS_PER_TARGET = 8
 
 
@@ -196,7 +198,7 @@ class GroupBy:
         if (func is not None and named) or (isinstance(func, dict) and self._flat):
             return None
         pairs = self._pairs(func, named)
-        wanted = [(None if name == "size" else column, name) for column, name in pairs if isinstance(name, str)]
+        wanted = [(column, name) for column, name in pairs if isinstance(name, str)]
         return wanted if len(wanted) == len(pairs) and self._mergeable(wanted) else None
 
     def _pairs(self, func: Any, named: dict[str, Any]) -> list[tuple[Any, Any]]:
@@ -329,6 +331,8 @@ class GroupBy:
             return as_meta(meta)
         if any(map(holds_function, (*whole.args, *whole.kwargs.values()))):
             return learned(whole, (below,), {}, what=f"the function of groupby.{whole.name}")
+        if whole.name in _LEARNED_FROM_ROWS:
+            return whole(sample_of(below)).iloc[:0]
         try:
             return whole(below).iloc[:0]
         except (ValueError, IndexError):  # what cannot be done with no rows, such as finding the first

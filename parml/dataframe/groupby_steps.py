@@ -252,6 +252,8 @@ class Partials:
         return pd.DataFrame({**keys, **{place: series.array for place, series in made.items()}}, copy=False)
 
     def _result(self, merged: dict[int, pd.Series], column: Any, name: str, dtype: Any) -> pd.Series:
+        if name == "size":
+            return merged[self._places[column, name]].astype(dtype)
         if name not in ("mean", "var", "std"):
             return merged[self._places[column, name]]
         count = merged[self._places[column, "count"]]

@@ -33,6 +33,8 @@ ROWWISE_METHODS = (
     "rename_axis", "round", "to_timestamp", "tz_convert", "tz_localize", "where",
 )  # fmt: skip
 
+_OTHER_LABELS = frozenset({"to_timestamp", "tz_convert", "tz_localize"})
+
 # Arguments whose effect on a row depends on other rows.
 _ACROSS_ROWS = {"fillna": {"limit", "method"}, "replace": {"limit", "method"}, "clip": set(), "round": set()}
 
@@ -71,10 +73,14 @@ def _method(cls: type[Frame], name: str) -> Callable[..., Any]:
     def method(self: Frame, *args: Any, **kwargs: Any) -> Any:
         if name in BINARY_METHODS and args:
             _check_operand(self, args[0], name, by_rows=kwargs.get("axis", "columns") in (0, "index"))
+        if name in ("where", "mask"):  # as pandas does, but with all rows and not with those of a partition
+            args = tuple(arg(self) if callable(arg) and not isinstance(arg, Frame) else arg for arg in args)
+            kwargs = {key: arg(self) if callable(arg) and not isinstance(arg, Frame) else arg for key, arg in kwargs.items()}
+        _check_plain_rows(self, name, args, kwargs)
         refused = _ACROSS_ROWS.get(name, set()) & kwargs.keys()
         if any(kwargs[argument] is not None for argument in refused):
             raise NotSupported(f"expected {name} without {', '.join(sorted(refused))}, which look at other rows")
-        return elementwise(name, partial(steps.call_method, name), (self, *args), kwargs)
+        return elementwise(name, partial(steps.call_method, name), (self, *args), kwargs, columnwise=name not in _OTHER_LABELS)
 
     note = "Other frames among the arguments have the same partitions."
     return like_pandas(method, getattr(pd, cls.__name__), name, cls.__name__, note)
@@ -100,6 +106,25 @@ def like_pandas(method: Callable[..., Any], model: type, name: str, owner: str, 
     method.__doc__ = "\n\n".join(part for part in (summary, note, f"As :meth:`pandas.{model.__name__}.{name}`.") if part)
     method.__signature__ = inspect.signature(theirs)  # type: ignore[attr-defined]
     return method
+
+
+def _check_plain_rows(frame: Frame, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Rows of pandas objects are matched by labels, which those of partitions are not known to have."""
+    of_series = isinstance(frame._meta, pd.Series)
+    by_rows = of_series or kwargs.get("axis") in (0, "index") or name in ("combine", "combine_first", "isin")
+    for value in (*args, *kwargs.values()):
+        if of_series and name == "isin" and isinstance(value, Frame):
+            raise NotSupported(
+                "expected the values to look for in isin, found a parml series, of which each partition would see a part; "
+                "compute it first, or merge"
+            )
+        if name in BINARY_METHODS or name in ("replace", "round") or (of_series and name == "isin"):
+            continue
+        if isinstance(value, pd.DataFrame) or (isinstance(value, pd.Series) and by_rows):
+            raise InputError(
+                f"expected a parml frame or one value in {name}, found a pandas {type(value).__name__}, whose rows cannot be "
+                "matched with partitions; make it a column of the frame before you cut it, or merge"
+            )
 
 
 def _check_operand(frame: Frame, other: Any, name: str, by_rows: bool = False) -> None:

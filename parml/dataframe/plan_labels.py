@@ -50,9 +50,9 @@ class SetIndex(Blockwise):
 
     def __init__(self, node: Node, columns: Any, drop: bool, in_order: bool = False, divisions: tuple[Any, ...] = ()) -> None:
         self.columns, self.drop, self.in_order, self.divisions = columns, drop, in_order, divisions
-        step = partial(steps.call_method, "set_index")
+        step = steps.labelled_by
         rows = Rows(f"labels {columns!r} of {node.rows.origin}")
-        super().__init__("set_index", step, (node,), (Input(0), columns), {"drop": drop}, rows=rows)
+        super().__init__("set_index", step, (node,), (Input(0), columns, drop), rows=rows)
 
     def needs(self, wanted: Columns) -> tuple[Columns | None, ...]:
         return (wanted | set(self.columns if isinstance(self.columns, list) else [self.columns]),)

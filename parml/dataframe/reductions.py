@@ -109,6 +109,10 @@ def _moments(name: str, node: Node, order: int, ddof: int, skipna: bool) -> Any:
     narrow = all(column.dtype == np.float32 for column in columns)
     moments = Moments(name, order, ddof, skipna, meta, np.dtype("float32" if narrow else "float64"))
     chunk = Blockwise(name, moments.chunk, (node,), meta=node.meta)
+    if meta is pd.NA:  # a float in arithmetic
+        meta = np.float64("nan")
+    if narrow and isinstance(meta, pd.Series):
+        meta = meta.astype("float32")
     return Frame._of(Reduce(name, chunk, moments.combine, moments.finish, meta))
 
 
@@ -170,7 +174,7 @@ class Moments:
         with np.errstate(invalid="ignore", divide="ignore"):
             result = merged[1] if self.order == 1 else self._shape(*merged)
         if isinstance(self.meta, pd.Series):
-            return pd.Series(result, index=self.meta.index, dtype=self.meta.dtype)
+            return pd.Series(result, index=self.meta.index, dtype=self.dtype if self.dtype == "float32" else self.meta.dtype)
         return pd.NA if self.meta is pd.NA and np.isnan(result[0]) else self.dtype.type(result[0])
 
     def _shape(self, n: np.ndarray, mean: np.ndarray, squares: np.ndarray, *sums: np.ndarray) -> np.ndarray:

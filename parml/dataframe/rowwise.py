@@ -19,7 +19,7 @@ from parml.dataframe import reductions, steps
 from parml.dataframe.base import Frame, elementwise
 from parml.dataframe.meta import as_meta, learned
 from parml.dataframe.plan import Blockwise, Filter, Input, Node, Numbers, Rows
-from parml.dataframe.plan_across import Reduce, labelled, numbered
+from parml.dataframe.plan_across import Reduce, labelled
 from parml_core.errors import InputError, NotSupported
 
 
@@ -74,6 +74,8 @@ class Rowwise(Frame):
         """
         The last rows, as a pandas object. Computes the last partition, and more of them only where it is too short.
 
+        Rows of files are numbered as in pandas, for which those before them are counted where the file does not tell.
+
         Examples
         --------
         >>> import pandas as pd, parml.dataframe as pdf
@@ -82,8 +84,10 @@ class Rowwise(Frame):
         """
         if not isinstance(n, int) or n < 0:
             raise InputError(f"expected the number of rows to be 0 or more, found {n!r}")
-        node = numbered(self._node)
-        last = Frame._of(Blockwise("tail", partial(steps.call_method, "tail"), (node,), (Input(0), n), rows=node.rows))
+        node = labelled(self._node)
+        last = Frame._of(
+            Blockwise("tail", partial(steps.call_method, "tail"), (node,), (Input(0), n), rows=Rows(f"tail {node.rows.origin}"))
+        )
         taken = 1
         while True:
             found = last.partitions[self.npartitions - taken :].compute(engine=engine)

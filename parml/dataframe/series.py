@@ -16,7 +16,7 @@ from parml.dataframe.aggregate import Aggregates
 from parml.dataframe.base import Frame, aligned, beside_labels, elementwise
 from parml.dataframe.categories import Categories
 from parml.dataframe.expanding import Expands
-from parml.dataframe.frame import checked_category
+from parml.dataframe.frame import checked_category, checked_texts
 from parml.dataframe.groups import Groups
 from parml.dataframe.meta import as_meta, learned
 from parml.dataframe.operators import BINARY_METHODS, ROWWISE_METHODS, Accessor, install_methods, install_operators
@@ -79,6 +79,8 @@ class Series(SortsSeries, SeriesRowwise, AcrossRows, SeriesTotals, Groups, Resam
 
     def __getitem__(self, key: Any) -> Any:
         """The rows where a series is true; in totals of columns, that of one column."""
+        if callable(key) and not isinstance(key, Frame):
+            key = key(self)
         if isinstance(key, Frame):
             if key._meta.dtype not in (bool, object, "boolean", "bool[pyarrow]"):
                 raise InputError(f"expected truth values to choose rows by, found a series of dtype {key._meta.dtype}")
@@ -100,6 +102,7 @@ class Series(SortsSeries, SeriesRowwise, AcrossRows, SeriesTotals, Groups, Resam
     def astype(self, dtype: Any) -> Series:
         """The series in another dtype."""
         checked_category([dtype])
+        checked_texts(self._meta, dtype)
         return elementwise("astype", steps.astype, (self, dtype))
 
     def between(self, left: Any, right: Any, inclusive: Any = "both") -> Series:

@@ -297,6 +297,8 @@ class Loc:
     def __getitem__(self, key: Any) -> Any:
         frame = self._frame
         if isinstance(key, tuple) and isinstance(frame._meta, pd.DataFrame):
+            if frame._meta.index.nlevels > 1:
+                raise NotSupported(f"expected one label in .loc, found {key!r} for labels of several levels; use reset_index()")
             if len(key) != 2:
                 raise InputError(f"expected rows and columns, found {key!r}")
             rows, columns = key
@@ -316,6 +318,8 @@ class Loc:
                 "expected labels in order for .loc, found some of unknown order; use set_index or sort_index before"
             )
         divisions = divisions_of(node)
+        if isinstance(node.meta.index, pd.DatetimeIndex) and any(isinstance(end, str) for end in (start, stop)):
+            divisions = None  # pandas makes the times of texts, such as a month
         if divisions is not None and len(divisions):
             first = 0 if start is None else bisect_right(divisions, start)
             last = len(divisions) if stop is None else bisect_right(divisions, stop)

@@ -103,6 +103,15 @@ def shift_labels(frame: Any, starts: Sequence[int], partition: int) -> Any:
     return frame.set_axis(frame.index + starts[partition], axis=0) if len(frame) else frame
 
 
+def labelled_by(frame: pd.DataFrame, columns: Any, drop: bool) -> pd.DataFrame:
+    """Columns as labels, of the column's dtype also where numbers follow each other, for which pandas has a range."""
+    result = frame.set_index(columns, drop=drop)
+    if result.index.nlevels == 1 and isinstance(result.index, pd.RangeIndex):
+        column = columns[0] if isinstance(columns, list) else columns
+        result.index = result.index.astype(frame[column].dtype)
+    return result
+
+
 def first_rows(frame: Any, n: int) -> Any:
     return frame.head(n)
 
@@ -208,12 +217,15 @@ def is_truth(dtype: Any) -> bool:
     return isinstance(dtype, np.dtype) and dtype.kind == "b"
 
 
+_NUMBERS_OF_TRUTH = {"bool": "int64", "boolean": "Int64"}
+
+
 def truth_as_numbers(values: Any) -> Any:
     """Truth values as whole numbers, which is what their sums are."""
     if isinstance(values, pd.Series):
-        return values.astype("int64") if is_truth(values.dtype) else values
-    columns = [column for column, dtype in values.dtypes.items() if is_truth(dtype)]
-    return values.astype(dict.fromkeys(columns, "int64")) if columns else values
+        return values.astype(_NUMBERS_OF_TRUTH.get(str(values.dtype), values.dtype))
+    numbers = {column: _NUMBERS_OF_TRUTH.get(str(dtype)) for column, dtype in values.dtypes.items()}
+    return values.astype({column: dtype for column, dtype in numbers.items() if dtype is not None})
 
 
 def as_float(values: pd.Series) -> pd.Series:

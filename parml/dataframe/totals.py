@@ -112,6 +112,8 @@ class Extreme:
         labels = [pair[1] for pair in best]
         if isinstance(self.meta, pd.Series):
             return labels[0]
+        if isinstance(self.meta.index, pd.MultiIndex):
+            return pd.Series(labels, index=self.meta.columns, dtype=object)
         return pd.Series(pd.Index(labels, dtype=self.meta.index.dtype), index=self.meta.columns)
 
 

@@ -94,6 +94,8 @@ AGGREGATIONS: dict[str, Callable[[Any], Any]] = {
     "dict": lambda g: g.agg({"x": ["min", "var"], "n": "count"}),
     "dict of names": lambda g: g.agg({"x": "sum", "n": "first"}),
     "named": lambda g: g.agg(most=("x", "max"), first=("n", "first")),
+    "sizes among others": lambda g: g.agg(rows=("n", "size"), total=("x", "sum")),
+    "size of a nullable column": lambda g: g.n.size(),
     "list": lambda g: g.x.agg(["sum", "mean", "count"]),
     "names of a series": lambda g: g.x.agg(low="min", high="max"),
     "median": lambda g: g[["x", "n"]].median(),

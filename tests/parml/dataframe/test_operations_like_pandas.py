@@ -230,6 +230,7 @@ def test_rows_without_labels_are_numbered_like_pandas(name: str, table: tuple[pd
     assert_same(got.persist(engine=ENGINE).compute(engine=ENGINE), want)
     assert_same(got.repartition(2).compute(engine=ENGINE), want)
     assert_same(got.head(4, engine=ENGINE), want.head(4))
+    assert_same(got.tail(3, engine=ENGINE), want.tail(3))
 
 
 @pytest.mark.parametrize("name", TOTALS)
@@ -347,6 +348,25 @@ class TestMistakes:
             self.frame.s.str.split("-", expand=True)
         with pytest.raises(NotSupported, match="merges rows"):
             self.frame.s.str.cat()
+
+    def test_what_each_partition_would_see_in_part_is_refused(self) -> None:
+        """Values of another series, rows of a pandas object, and texts of times that depend on all times."""
+        plain = pd.Series([7, 8], index=[0, 5])
+        with pytest.raises(NotSupported, match="isin"):
+            self.frame.a.isin(self.frame.a)
+        for wrong in (
+            lambda: self.frame.a.combine_first(plain),
+            lambda: self.frame.a.where(self.frame.a > 1, plain),
+            lambda: self.frame.a.fillna(plain),
+            lambda: self.frame.isin(plain),
+            lambda: self.frame.fillna(plain.to_frame("a")),
+        ):
+            with pytest.raises(InputError, match="cannot be matched with partitions"):
+                wrong()
+        times = cut(pd.DataFrame({"t": pd.to_datetime(["2024-01-01 00:00", "2024-01-01 05:00"])}), [1])
+        for step in (lambda: times.t.astype(str), lambda: times.astype({"t": "string"}), lambda: times.astype(str)):
+            with pytest.raises(NotSupported, match="strftime"):
+                step()
 
     def test_truth_of_a_frame_is_refused(self) -> None:
         """A frame in an `if` is a mistake."""

@@ -229,6 +229,26 @@ def test_loc_looks_only_at_partitions_that_can_hold_the_labels() -> None:
         pd.testing.assert_frame_equal(indexed.loc[label].compute(engine=ENGINE), want.loc[label:label])
 
 
+def test_loc_after_labels_were_changed_looks_at_no_old_divisions() -> None:
+    """And takes texts for times, as pandas does."""
+    days = pd.date_range("2024-01-01", periods=4)
+    whole = pd.DataFrame({"t": days, "i": range(4)})
+    indexed = pdf.from_pandas(whole, 2).set_index("t", divisions=[days[0], days[2], days[3]])
+    pd.testing.assert_frame_equal(
+        indexed.loc["2024-01-03":].compute(engine=ENGINE), whole.set_index("t").loc["2024-01-03":], check_freq=False
+    )
+    for changed in (indexed.shift(freq="2D"), indexed.tz_localize("UTC")):
+        with pytest.raises(NotSupported, match="unknown order"):
+            changed.loc[days[2] :]
+
+
+def test_labels_have_the_dtype_of_their_column() -> None:
+    """Also where a partition has numbers that follow each other."""
+    whole = pd.DataFrame({"j": pd.Series([5, 3, 9, 9, 1], dtype="int32"), "x": range(5)})
+    got = pdf.from_pandas(whole, 3).set_index("j")
+    pd.testing.assert_frame_equal(got.compute(engine=ENGINE), whole.set_index("j").sort_index(kind="stable"))
+
+
 def test_mistakes_are_told() -> None:
     """What is not supported says what to do instead."""
     with pytest.raises(NotSupported, match="get_group"):

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 
 from parml_core.engine.inline import InlineEngine
+from parml_core.errors import NotSupported
 from tests.drawn import examples
 from tests.parml.dataframe.test_operations_like_pandas import assert_same, cut
 from tests.parml.dataframe.test_rows_like_pandas import wide_tables
@@ -78,6 +79,14 @@ TOTALS: dict[str, Callable[[Any], Any]] = {
     "any along rows": lambda f: f[["b", "i"]].any(axis=1),
     "max along rows": lambda f: f[["f", "i"]].max(axis=1, skipna=False),
     "value_counts of truth": lambda f: f.b.value_counts(),
+    "least of ordered categories": lambda f: f.c.cat.set_categories(["z", "y", "x"], ordered=True).idxmin(),
+    "ascending categories": lambda f: f.c.cat.set_categories(["z", "y", "x"]).is_monotonic_increasing,
+    "median of truth": lambda f: f[["b", "i"]].median(),
+    "any with nulls": lambda f: (f.n > 0).any(skipna=False),
+    "all with nulls": lambda f: (f.n > 0).all(skipna=False),
+    "sum of durations with nulls": lambda f: f.d.sum(skipna=False),
+    "value_counts of nullable": lambda f: f.n.value_counts(dropna=False),
+    "mean of narrow floats": lambda f: f[["f"]].astype("float32").mean(),
     "value_counts of times": lambda f: f.z.value_counts(),
 }
 
@@ -133,3 +142,20 @@ def test_total_of_times_equals_pandas(name: str, table: tuple[pd.DataFrame, list
         else:
             assert type(one) is type(other) and abs(one - other) <= pd.Timedelta(4, unit="us")
             assert isinstance(one, pd.Timedelta) or one.tz == other.tz
+
+
+@pytest.mark.parametrize("dtype", ["float64", "Int64", "m8[ns]", "string[pyarrow]"])
+def test_sum_of_too_few_values_is_the_null_of_their_dtype(dtype: str) -> None:
+    whole = pd.Series([None, None, None], dtype=dtype)
+    assert cut(whole, [1]).sum(min_count=2).compute(engine=ENGINE) is whole.sum(min_count=2) or dtype == "float64"
+
+
+def test_labels_of_several_levels_and_dtypes_that_rows_do_not_change() -> None:
+    levels = pd.MultiIndex.from_tuples([("x", 1), ("x", 2), ("y", 1)])
+    whole = pd.DataFrame({"a": [1, 3, 2], "n": pd.array([1, 2, None], dtype="Int64"), "s": list("xyz")}, index=levels)
+    frame = cut(whole, [1])
+    assert_same(frame[["a"]].idxmax().compute(engine=ENGINE), whole[["a"]].idxmax())
+    assert (frame.n - frame.n.mean()).dtype == (whole.n - whole.n.mean()).dtype
+    assert frame.groupby("a").s.unique().dtype == object
+    with pytest.raises(NotSupported, match="several levels"):
+        frame.sort_index().loc[("x", 1)]
