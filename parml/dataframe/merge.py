@@ -11,7 +11,7 @@ import pandas as pd
 from parml.dataframe import steps
 from parml.dataframe.base import Frame, aligned, elementwise
 from parml.dataframe.memory import from_pandas
-from parml.dataframe.plan import Node, Rename
+from parml.dataframe.plan import Blockwise, Node, Rename, Rows
 from parml.dataframe.plan_across import Reduce, labelled
 from parml.dataframe.plan_concat import Concat, Conform
 from parml.dataframe.plan_merge import Match, Merge
@@ -85,7 +85,7 @@ def merge(
             "use reset_index() and merge on columns"
         )
     if match.labelled:
-        nodes = [labelled(node) for node in nodes]
+        nodes = [_with_own_labels(node) for node in nodes]
     beside, other = _beside_each_other(nodes, match, broadcast, npartitions)
     result = Merge(beside, other, match)
     if list(result.meta.columns) != list(meta.columns):
@@ -93,6 +93,14 @@ def merge(
             f"expected keys whose columns in the result can be told apart, found {list(meta.columns)}; rename columns before"
         )
     return Frame._of(result)
+
+
+def _with_own_labels(node: Node) -> Node:
+    """The node with labels that its rows keep where they move, also where it is one partition of numbered ones."""
+    node = labelled(node)
+    if node.rows.counted_by is None:
+        return node
+    return Blockwise("own_labels", steps.same, (node,), rows=Rows(f"numbered {node.rows.origin}"))
 
 
 def mergeable(value: Any) -> Any:

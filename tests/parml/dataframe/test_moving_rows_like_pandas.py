@@ -345,3 +345,13 @@ def test_unique_equals_pandas(table: tuple[Any, Any], column: str) -> None:
     whole, bounds = table
     got = cut(whole, bounds)[column].unique().compute(engine=ENGINE)
     assert_same(pd.Series(got), pd.Series(whole[column].unique()))
+
+
+@pytest.mark.parametrize("how", ["inner", "left", "right", "outer"])
+def test_numbered_rows_of_one_partition_keep_their_numbers_in_a_merge(how: str) -> None:
+    """A small file beside a large one, matched by labels, and rows of both move."""
+    a, b = pd.DataFrame({"i": range(9)}), pd.DataFrame({"j": range(6)})
+    for left, right in (([3, 5], []), ([], [2, 3])):
+        got = cut(a, left, counted=True).merge(cut(b, right, True), how=how, left_index=True, right_index=True, broadcast=False)
+        want = a.merge(b, how=how, left_index=True, right_index=True)
+        assert_same(got.compute(engine=ENGINE).sort_index(), want)
