@@ -92,7 +92,7 @@ def drawing_of_tasks(graph: Graph, wants: Sequence[Key], most: int = MOST_BOXES)
         The keys at the top.
     most : int
     """
-    keys = [*graph, *(key for key in graph.futures if key not in graph)]
+    keys = list(dict.fromkeys([*wants, *graph, *graph.futures]))
     if len(keys) <= most:
         return Drawing(wants, lambda key: graph[key].deps if key in graph else (), lambda key: _task_label(key, graph), most)
     members: dict[str, list[Key]] = {}

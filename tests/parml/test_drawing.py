@@ -77,6 +77,9 @@ def test_many_chunks_of_a_step_are_one_box() -> None:
     """600 chunks are merged by 38, 3 and 1 tasks. Where there are too many steps too, it is said how many."""
     total = pdf.from_pandas(pd.DataFrame({"a": range(600)}), npartitions=600).a.sum()
     assert parml.visualize(total).text.splitlines() == ["sum × 42", "  sum × 600"]
+    kept = pdf.from_pandas(pd.DataFrame({"a": range(600)}), npartitions=600).persist()
+    assert kept.visualize(tasks=True).text == "from_pandas × 600"
+    assert kept.partitions[[0]].visualize(tasks=True).text == "from_pandas:0 (future)"
     one = parml.delayed(0)
     for _ in range(30):
         one = one + 1
