@@ -66,8 +66,10 @@ def _sample(series: pd.Series) -> pd.Series:
         value = pd.Timestamp(2000, 1, 1, tz=getattr(dtype, "tz", None))
     elif pd.api.types.is_timedelta64_dtype(dtype):
         value = pd.Timedelta(days=1)
+    elif isinstance(dtype, pd.PeriodDtype):
+        value = pd.Period("2000-01-01", freq=dtype.freq)
     else:
-        value = "a"
+        value = "a" if pd.api.types.is_string_dtype(dtype) else None
     return pd.Series([value, value], dtype=dtype, name=series.name)
 
 

@@ -149,7 +149,7 @@ class Resampler:
         if self._selection is not None:
             groups = groups[self._selection]
         found = (groups._aggregated(name, args, kwargs) if name == "ohlc" else getattr(groups, name)(*args, **kwargs))._node
-        filled = Filled(bins, sample_of(rows._meta), self._selection, name, args, kwargs, found.meta)
+        filled = Filled(bins, rows._meta, self._selection, name, args, kwargs, found.meta)
         filled = filled.like(self._meta(rows._meta, filled))
         made = Reduce("bins made", Blockwise("bins made", bins_made, (found,), meta=0), steps.listed, steps.listed, 0)
         inputs = (found, ends, made, Numbers(found.npartitions))
@@ -189,8 +189,8 @@ class Filled:
     Parameters
     ----------
     bins : Bins
-    sample : DataFrame or Series
-        Two rows like those that are in bins.
+    rows : DataFrame or Series
+        Empty, like those that are in bins.
     selection : object
     name, args, kwargs
         The method.
@@ -198,7 +198,7 @@ class Filled:
     """
 
     bins: Bins
-    sample: Any
+    rows: Any
     selection: Any
     name: str
     args: tuple[Any, ...]
@@ -206,7 +206,7 @@ class Filled:
     meta: Any = None
 
     def like(self, meta: Any) -> Filled:
-        return Filled(self.bins, self.sample, self.selection, self.name, self.args, self.kwargs, meta)
+        return Filled(self.bins, self.rows, self.selection, self.name, self.args, self.kwargs, meta)
 
     def of(self, rows: Any) -> Any:
         """The method, on pandas' resampler of rows."""
@@ -224,7 +224,7 @@ class Filled:
         if isinstance(part, pd.Series):
             part = part.rename(self.meta.name)
         if sum(n for _, n in made) < len(labels):
-            empty = self.of(self.sample.set_axis(ends, axis=0)).iloc[[int(np.flatnonzero(counts.to_numpy() == 0)[0])]]
+            empty = self.of(sample_of(self.rows).set_axis(ends, axis=0)).iloc[[int(np.flatnonzero(counts.to_numpy() == 0)[0])]]
             missing = wanted.difference(part.index, sort=False)
             rows = empty.take(np.zeros(len(missing), "int64")).set_axis(missing, axis=0)
             part = pd.concat([_truth_like(part, rows), rows])  # the dtypes are those beside bins without rows, everywhere

@@ -86,6 +86,8 @@ def test_bins_over_many_partitions() -> None:
         cut(series, edges).resample("2h", label="right").mean().compute(engine=ENGINE),
         series.resample("2h", label="right").mean(),
     )
+    beside = whole.set_index("t").assign(p=pd.period_range("2024", periods=200, freq="M"))
+    assert_same(cut(beside, edges).resample("D").p.count().compute(engine=ENGINE), beside.resample("D").p.count())
     spans = whole.x.set_axis(pd.to_timedelta(minutes, unit="min"))
     assert_same(cut(spans, edges).resample("40min").sum().compute(engine=ENGINE), spans.resample("40min").sum())
 
