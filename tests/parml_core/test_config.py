@@ -69,6 +69,8 @@ def test_resolve_override_of_none_counts_as_not_given() -> None:
         ({"worker.heartbeat_s": float("nan")}, {}, "found nan"),
         ({}, {"PARML_WORKER__HEARTBEAT_S": "soon"}, "a number from 0.01 to inf, found 'soon' in the environment"),
         ({}, {"PARML_WORKER__HEARTBEAT": "1"}, "did you mean 'heartbeat_s'"),
+        ({"comm.compression": True}, {}, "one of 'auto', 'lz4', 'zstd', 'none', found True in the argument"),
+        ({}, {"PARML_COMM__COMPRESSION": "gzip"}, "found 'gzip' in the environment"),
         ({"worker.heartbeat_s": 10}, {}, "at most half of scheduler.worker_timeout_s, found 10 and 10"),
     ],
 )
