@@ -45,7 +45,7 @@ def limits_of(settings: Settings) -> Limits:
 FRAME_BYTES = 16 * 1024 * 1024
 """Messages that are larger together travel in several frames."""
 
-FAST_BYTES_PER_S = 250e6
+FAST_BYTES_PER_S = 150e6
 """Over a faster link nothing is compressed: what little time that may win is not worth a processor at each end."""
 
 MEASURE_AGAIN_S = 60.0
