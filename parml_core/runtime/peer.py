@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from math import inf
 from typing import Any
 
@@ -121,10 +121,11 @@ class DataLink:
         self._limits = limits_of(settings)
         self._compression = "none" if host_of(comm.local_address) == host_of(comm.peer_address) else settings.comm.compression
         self._measured = inf, 0.0  # throughput of the link in bytes/s, and when that was
+        self._plain_until_s = 0.0  # because compressing was slower than the link
         self._connect_again = connect_again
         self._n_requests = 0
         self._answers: dict[int, asyncio.Future[tuple[Any, list[memoryview]]]] = {}
-        self._unpacking: dict[int, tuple[Values, Unpacking]] = {}
+        self._unpacking: dict[int, tuple[Values, Unpacking, float]] = {}
         self._reader = asyncio.ensure_future(self._read())
         self._watcher = asyncio.ensure_future(self._watch(silence_s / 3))
 
@@ -199,7 +200,9 @@ class DataLink:
     async def _codecs(self) -> tuple[tuple[str, ...], float]:
         """By which codecs values may be compressed, and the throughput of the link."""
         bytes_per_s, then_s = self._measured
-        if self._compression == "auto" and bytes_per_s < FAST_BYTES_PER_S and time.monotonic() - then_s < MEASURE_AGAIN_S:
+        now_s = time.monotonic()
+        slow = bytes_per_s < FAST_BYTES_PER_S and now_s - then_s < MEASURE_AGAIN_S and now_s > self._plain_until_s
+        if self._compression == "auto" and slow:
             return await asyncio.to_thread(available), bytes_per_s
         if self._compression in CODECS:
             return (self._compression,), 1.0  # as if there were no slower one
@@ -239,7 +242,7 @@ class DataLink:
                 for message in _from_data.decode(header):
                     if type(message) is Values and message.packed:
                         packed = Unpacking(sum(message.buffers), buffers, message.packed, self._limits)
-                        self._unpacking[message.request] = message, packed
+                        self._unpacking[message.request] = message, packed, time.monotonic()
                     elif type(message) is Piece:
                         await self._unpack(message, buffers)
                     else:
@@ -263,15 +266,22 @@ class DataLink:
             answer.set_result((message, buffers))
 
     async def _unpack(self, piece: Piece, buffers: list[memoryview]) -> None:
-        message, packed = self._unpacking.get(piece.request, (None, None))
-        if packed is None or len(buffers) != 1:
+        message, packed, since_s = self._unpacking.get(piece.request, (None, None, 0.0))
+        if message is None or packed is None or len(buffers) != 1:
             raise ProtocolError(
                 f"expected a piece of an answer, found one of request {piece.request} in {len(buffers)} buffers"
             )
         await asyncio.to_thread(packed.put, piece, buffers[0])
         if packed.complete:
             del self._unpacking[piece.request]
+            self._see_whether_it_paid(message.packed, since_s)
             self._answered(message, packed.buffers)
+
+    def _see_whether_it_paid(self, packed: Mapping[int, int], since_s: float) -> None:
+        """A sample does not tell how busy the processors are: what was slower than the link is left for a while."""
+        nbytes, now_s = sum(packed.values()), time.monotonic()
+        if nbytes >= MEASURED_BYTES and nbytes < self._measured[0] * (now_s - since_s):
+            self._plain_until_s = now_s + MEASURE_AGAIN_S
 
     async def _watch(self, period_s: float) -> None:
         waited_for = None

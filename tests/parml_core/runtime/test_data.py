@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -159,7 +160,7 @@ def test_values_are_compressed_between_hosts_where_that_is_set(setting: str) -> 
 
 
 def test_link_is_measured_before_anything_is_compressed() -> None:
-    """Only where the values that came first came slowly."""
+    """Only where the values that came first came slowly, and as long as those that are compressed come faster."""
 
     async def scene(link: DataLink, came: list[int]) -> None:
         first = await get_all(link, came)
@@ -167,6 +168,12 @@ def test_link_is_measured_before_anything_is_compressed() -> None:
         link._measured = 1e6, link._measured[1]
         assert await get_all(link, came) < first + len(VALUES["noise"]) + 500_000
         link._measured = 1e6, link._measured[1] - 1e6  # so long ago that it may not be so any more
+        assert (await link._codecs())[0] == ()
+        link._measured = 1e8, time.monotonic()
+        assert (await link._codecs())[0] == ("lz4", "zstd")
+        link._see_whether_it_paid({0: 10_000_000}, time.monotonic() - 0.05)
+        assert (await link._codecs())[0] == ("lz4", "zstd")
+        link._see_whether_it_paid({0: 10_000_000}, time.monotonic() - 0.2)  # half as fast as the link
         assert (await link._codecs())[0] == ()
 
     asked(VALUES, scene, at=THERE, setting="auto")
