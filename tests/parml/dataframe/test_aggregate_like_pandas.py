@@ -39,7 +39,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", CALLS)
 @settings(max_examples=2, deadline=None)
-@given(tables(10))
+@given(tables(8))
 def test_agg_and_transform_equal_pandas(name: str, table: tuple[Any, Any]) -> None:
     """Shapes, dtypes and labels."""
     whole, bounds = table

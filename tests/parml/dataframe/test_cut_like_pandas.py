@@ -38,8 +38,8 @@ CUTS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 @pytest.mark.parametrize("name", CUTS)
-@settings(max_examples=3, deadline=None)
-@given(tables(10))
+@settings(max_examples=2, deadline=None)
+@given(tables(8))
 def test_cut_equals_pandas(name: str, table: tuple[Any, Any]) -> None:
     """Categories, values and labels; where pandas refuses, so do we."""
     whole, bounds = table

@@ -54,7 +54,7 @@ def renamed(frame: Any, columns: Any) -> Any:
 
 @pytest.mark.parametrize("name", MELTS)
 @settings(max_examples=2, deadline=None)
-@given(tables(), st.booleans())
+@given(tables(8), st.booleans())
 def test_melt_equals_pandas(name: str, table: tuple[Any, Any], counted: bool) -> None:
     """Rows, order, dtypes and labels, also of rows that were numbered."""
     whole, bounds = table
@@ -87,7 +87,7 @@ PIVOTS: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("name", PIVOTS)
 @settings(max_examples=2, deadline=None)
-@given(tables())
+@given(tables(8))
 def test_pivot_table_equals_pandas(name: str, table: tuple[Any, Any]) -> None:
     """Rows, columns and dtypes, whichever values occur."""
     whole, bounds = table
@@ -115,7 +115,7 @@ def test_pivot_table_tells_what_it_cannot_do() -> None:
 
 
 @settings(max_examples=4, deadline=None)
-@given(tables(), st.booleans())
+@given(tables(8), st.booleans())
 def test_categorize_equals_pandas(table: tuple[Any, Any], all_columns: bool) -> None:
     """Categories are the values of all partitions, in order."""
     whole, bounds = table

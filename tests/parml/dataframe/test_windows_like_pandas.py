@@ -35,7 +35,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("name", CALLS)
 @settings(max_examples=2, deadline=None)
-@given(tables(10))
+@given(tables(8))
 def test_windows_equal_pandas(name: str, table: tuple[Any, Any]) -> None:
     """Values, labels and dtypes, wherever partitions begin."""
     whole, bounds = table
