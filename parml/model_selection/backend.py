@@ -8,13 +8,14 @@ So nothing of scikit-learn is imported that is private, and a release whose call
 
 from __future__ import annotations
 
+import os
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from joblib import parallel_config
+from joblib import cpu_count, parallel_config
 from joblib.parallel import ParallelBackendBase
 from sklearn import get_config
 from sklearn.base import BaseEstimator
@@ -138,6 +139,12 @@ def surroundings(engine: Engine | None = None) -> Surroundings:
     return Surroundings(get_config(), tuple(filters), engine)
 
 
+def _threads_of_a_task(engine: Engine) -> int | None:
+    """Where tasks run beside each other in this process, their share of its processors: libraries would take all for each."""
+    here = [worker.nthreads for worker in engine.workers() if worker.pid == os.getpid()]
+    return max(cpu_count() // sum(here), 1) if sum(here) > 1 else None
+
+
 def _scattered(engine: Engine, values: list[Any], before: list[tuple[Any, Future[Any]]]) -> list[tuple[Any, Future[Any]]]:
     """What the engine has of the values; they are sent unless these very objects were."""
     if len(values) == len(before) and all(value is old for value, (old, _) in zip(values, before, strict=True)):
@@ -155,7 +162,8 @@ def _run(
 ) -> None:
     """Put the results of the calls into `results` under their `numbers`; when interrupted, those that are there."""
     candidates = {id(call.kwargs.get("parameters")) for call in calls}
-    planned = plan(calls, shared, surroundings(), uuid.uuid4().hex, share=len(candidates) > 1)
+    around = surroundings()._replace(threads=_threads_of_a_task(engine))
+    planned = plan(calls, shared, around, uuid.uuid4().hex, share=len(candidates) > 1)
     answers, take = _takers(planned, numbers, results, hear)
     wants = planned.wants
     futures = engine.submit_graph(planned.graph, wants)

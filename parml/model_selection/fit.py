@@ -15,6 +15,7 @@ from sklearn import config_context
 from sklearn.base import BaseEstimator, clone
 from sklearn.pipeline import Pipeline
 
+from parml._joblib_batch import capped_threads
 from parml.collections import is_collection
 from parml.joblib import ParmlBackend
 from parml.model_selection import paths
@@ -31,12 +32,14 @@ class Surroundings(NamedTuple):
     """
     scikit-learn's configuration and the warning filters of whoever started the search.
 
-    With an engine the tasks run in the caller's thread, and what they start themselves goes there.
+    With an engine the tasks run in the caller's thread, and what they start themselves goes there. `threads` is how many of
+    them compiled libraries may use for one task; None: as they are, as in workers, where that is limited already.
     """
 
     config: dict[str, Any]
     filters: tuple[Any, ...]
     engine: Engine | None = None
+    threads: int | None = None
 
 
 class Member(NamedTuple):
@@ -88,7 +91,8 @@ def run(surroundings: Surroundings, function: Callable[..., Any], *args: Any) ->
     """Call as if it were in the thread of whoever started the search; what is parallel inside goes to the same engine."""
     engine = surroundings.engine
     where = nullcontext() if engine is None else use(engine)
-    with where, config_context(**surroundings.config), warnings.catch_warnings(), _nested():
+    capped = capped_threads(surroundings.threads)
+    with where, capped, config_context(**surroundings.config), warnings.catch_warnings(), _nested():
         warnings.resetwarnings()
         for action, message, category, module, lineno in surroundings.filters:
             patterns = [getattr(text, "pattern", text) or "" for text in (message, module)]

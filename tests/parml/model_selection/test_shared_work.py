@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import pytest
 from sklearn import model_selection as sk
@@ -21,7 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import get_scorer
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import FeatureUnion, Pipeline
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from parml.model_selection import GridSearchCV, cross_val_predict
 from parml.model_selection.fit import Surroundings
@@ -54,6 +55,28 @@ class Counting(TransformerMixin, BaseEstimator):
     def transform(self, X: Any) -> Any:
         Path(self.directory, f"{self.name}-transform-{uuid.uuid4()}").touch()
         return X * self.factor
+
+
+class ThreadsOfBlas(ClassifierMixin, BaseEstimator):
+    """Its score is how many threads BLAS may use while it is fitted."""
+
+    def __init__(self, number: int = 0) -> None:
+        self.number = number
+
+    def fit(self, X: Any, y: Any = None) -> ThreadsOfBlas:
+        self.threads_ = max(library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas")
+        return self
+
+    def score(self, X: Any, y: Any = None) -> float:
+        return float(self.threads_)
+
+
+@pytest.mark.parametrize(("n_threads", "want"), [(4, max(joblib.cpu_count() // 4, 1)), (1, 7)])
+def test_fits_beside_each_other_in_this_process_share_its_processors(n_threads: int, want: int) -> None:
+    with ThreadsEngine(n_threads) as engine, threadpool_limits(7, "blas"):
+        search = GridSearchCV(ThreadsOfBlas(), {"number": [1, 2]}, cv=2, client=engine).fit(X, Y)
+        assert set(search.cv_results_["mean_test_score"]) == {want}
+        assert max(library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas") == 7
 
 
 class CountingForest(RandomForestClassifier):
