@@ -48,7 +48,7 @@ from measure import Report, run_watched, say  # noqa: E402
 
 N_PROCESSORS = 2
 N_PARTITIONS = 16
-SETTLE_S = 0.6  # several looks at the memory before it counts
+SETTLE_S = 1.5  # several looks at the memory before it counts
 CSV_ROW_BYTES = 67
 N_SMALL = 100_000
 
@@ -317,8 +317,9 @@ def row_of(reports: list[Report]) -> dict[str, float]:
     """Median seconds and processor seconds, MiB at most, and those beyond what there was before the first time."""
     *timed, watched = reports
     row = {of: statistics.median(report.values[of] for report in timed) for of in ("seconds", "processor")}
-    (before, _), (_, peak) = watched.step_bytes["ready"], watched.step_bytes.get("work", watched.step_bytes["ready"])
-    return row | {"peak_mebibytes": peak / 2**20, "extra_mebibytes": max(peak - before, 0) / 2**20}
+    unseen = float("nan"), float("nan")  # over before anybody looked
+    before, peak = watched.step_bytes.get("ready", unseen)[0], watched.step_bytes.get("work", unseen)[1]
+    return row | {"peak_mebibytes": peak / 2**20, "extra_mebibytes": (peak - before) / 2**20}
 
 
 COLUMNS = {

@@ -29,7 +29,7 @@ from parml.dataframe.predicate import Predicate, of_filters
 from parml_core.errors import InputError
 from parml_core.hashing import tokenize
 
-_LEAST_BYTES, _MOST_BYTES, _PARTITIONS = 1 << 20, 32 << 20, 32
+_LEAST_BYTES, _MOST_BYTES, _PARTITIONS = 1 << 20, 32 << 20, 16
 
 
 def read_parquet(
@@ -58,7 +58,7 @@ def read_parquet(
         a missing value are not.
     blocksize : int or str, optional
         Row groups are joined to partitions of up to so many bytes, uncompressed as in the file. Default: 1 to 32 MiB, so that
-        there are some 32 partitions.
+        there are some 16 partitions.
     storage_options : dict, optional
         For fsspec, where `paths` are URLs.
 
