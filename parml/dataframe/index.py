@@ -12,7 +12,7 @@ from parml.dataframe import steps
 from parml.dataframe.base import Frame, elementwise
 from parml.dataframe.labels import Labels
 from parml.dataframe.meta import as_meta, learned
-from parml.dataframe.operators import Accessor, install_operators, like_pandas
+from parml.dataframe.operators import Accessor, check_values, install_operators, like_pandas
 from parml.dataframe.plan import Blockwise, Input
 
 
@@ -83,6 +83,8 @@ class Index(Labels, of=pd.Index):
         return found  # .tz
 
     def _by_label(self, name: Any, *args: Any, **kwargs: Any) -> Any:
+        if name == "isin":
+            check_values(args, kwargs)
         result = elementwise(name, partial(steps.relabelled, partial(steps.call_method, name)), (self, *args), kwargs)
         if not isinstance(result._meta, pd.Index | pd.Series | pd.DataFrame):
             raise AttributeError(f"a parml Index has no {name!r}; use .to_series()")

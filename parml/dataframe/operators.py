@@ -108,16 +108,22 @@ def like_pandas(method: Callable[..., Any], model: type, name: str, owner: str, 
     return method
 
 
+def check_values(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Values are looked for in each partition, which has to see all of them."""
+    if any(isinstance(value, Frame) for value in (*args, *kwargs.values())):
+        raise NotSupported(
+            "expected the values to look for in isin, found a parml series, of which each partition would see a part; "
+            "compute it first, or merge"
+        )
+
+
 def _check_plain_rows(frame: Frame, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Rows of pandas objects are matched by labels, which those of partitions are not known to have."""
     of_series = isinstance(frame._meta, pd.Series)
     by_rows = of_series or kwargs.get("axis") in (0, "index") or name in ("combine", "combine_first", "isin")
+    if name == "isin" and not isinstance(frame._meta, pd.DataFrame):
+        check_values(args, kwargs)
     for value in (*args, *kwargs.values()):
-        if of_series and name == "isin" and isinstance(value, Frame):
-            raise NotSupported(
-                "expected the values to look for in isin, found a parml series, of which each partition would see a part; "
-                "compute it first, or merge"
-            )
         if name in BINARY_METHODS or name in ("replace", "round") or (of_series and name == "isin"):
             continue
         if isinstance(value, pd.DataFrame) or (isinstance(value, pd.Series) and by_rows):
@@ -181,6 +187,11 @@ class Accessor:
         if kwargs.get("expand") and name in ("split", "rsplit"):
             raise NotSupported(
                 f"expected .{self._name}.{name} without expand=True, as its columns depend on the rows; use map_partitions"
+            )
+        if name == "cat" and any(isinstance(value, pd.Series | pd.DataFrame) for value in (*args, *kwargs.values())):
+            raise InputError(
+                "expected parml series in .str.cat, found one of pandas, whose rows cannot be matched with partitions; make it "
+                "a column of the frame before you cut it"
             )
         if name in ("partition", "rpartition") and kwargs.get("expand", True):
             meta = getattr(sample_of(self._series._meta).str, name)(*args, **kwargs).iloc[:0]

@@ -513,6 +513,11 @@ class SeriesRowwise(Rowwise):
         >>> pdf.from_pandas(pd.Series([1, 2]), npartitions=2).apply(lambda x, n: x * n, args=(10,)).compute().tolist()
         [10, 20]
         """
+        if not callable(func) or not kwargs.get("by_row", True):
+            raise NotSupported(
+                f"expected a function of each value in apply, found {func!r}{'' if callable(func) else ' by name'}, which may "
+                "look at all of them; call the series' own method, or map_partitions"
+            )
         return applied(self, "apply", meta, (func,), {"args": args, **kwargs}, self._meta.name)
 
     def case_when(self, caselist: Sequence[tuple[Any, Any]]) -> Any:
@@ -530,7 +535,9 @@ class SeriesRowwise(Rowwise):
         >>> s.case_when([(s < 3, 0), (s > 6, 10)]).compute().tolist()
         [0, 5, 10]
         """
-        return elementwise("case_when", steps.case_when, (self, *(item for pair in caselist for item in pair)))
+        items = [item for pair in caselist for item in pair]
+        known = (item(self) if callable(item) and not isinstance(item, Frame) else item for item in items)
+        return elementwise("case_when", steps.case_when, (self, *known))
 
     def items(self) -> Iterator[tuple[Any, Any]]:
         """Labels and values, partition by partition."""

@@ -363,6 +363,15 @@ class TestMistakes:
         ):
             with pytest.raises(InputError, match="cannot be matched with partitions"):
                 wrong()
+        for partly in (
+            lambda: self.frame.index.isin(self.frame.a),
+            lambda: self.frame.a.apply("cumsum"),
+            lambda: self.frame.a.apply(np.mean, by_row=False),
+        ):
+            with pytest.raises(NotSupported):
+                partly()
+        with pytest.raises(InputError, match=r"str\.cat"):
+            self.frame.s.str.cat(plain.astype(str))
         times = cut(pd.DataFrame({"t": pd.to_datetime(["2024-01-01 00:00", "2024-01-01 05:00"])}), [1])
         for step in (lambda: times.t.astype(str), lambda: times.astype({"t": "string"}), lambda: times.astype(str)):
             with pytest.raises(NotSupported, match="strftime"):

@@ -107,6 +107,7 @@ ROWS: dict[str, Callable[[Any], Any]] = {
     "combine_first": lambda f: f.f.combine_first(f.i),
     "combine_first of frames": lambda f: f[["f", "i"]].combine_first(f[["i", "j"]]),
     "combine": lambda f: f.i.combine(f.j, max),
+    "case_when of all rows": lambda f: f.i.case_when([(lambda s: s > s.mean(), -1)]),
     "case_when": lambda f: f.i.case_when([(f.b, f.j), (f.i > 3, 0)]),
     "zone": lambda f: f.t.dt.tz_localize("UTC"),
     "zone's day": lambda f: f.z.dt.day_name(),
