@@ -177,7 +177,8 @@ class DataFrame(
         if errors != "ignore":
             for column in names:
                 self._check_column(column)
-        return self[[column for column in self.columns if column not in names]]
+        kept = [place for place, column in enumerate(self.columns) if column not in names]
+        return self.iloc[:, kept]  # type: ignore[no-any-return]
 
     def rename(self, mapper: Any = None, *, columns: Any = None, axis: Any = 0, errors: str = "ignore") -> DataFrame:
         """A frame with other column names, given as a dict or a function."""
@@ -193,7 +194,8 @@ class DataFrame(
 
     def select_dtypes(self, include: Any = None, exclude: Any = None) -> DataFrame:
         """The columns of some dtypes."""
-        return self[list(self._meta.select_dtypes(include, exclude).columns)]
+        numbered = self._meta.set_axis(range(len(self.columns)), axis=1)
+        return self.iloc[:, list(numbered.select_dtypes(include, exclude).columns)]  # type: ignore[no-any-return]
 
     def astype(self, dtype: Any) -> DataFrame:
         """A frame with other dtypes: one for all columns, or a dict of column to dtype."""
@@ -231,7 +233,7 @@ class DataFrame(
         return self._moment("std", axis, numeric_only, partial(reductions.variance_of, root=True, **given), given)
 
     def _moment(self, name: str, axis: Any, numeric_only: bool, total: Callable[[Node], Any], kwargs: dict[str, Any]) -> Any:
-        frame = self[reductions.numeric_columns(self._meta)] if numeric_only else self
+        frame = self.iloc[:, reductions.numeric_columns(self._meta)] if numeric_only else self
         if reductions.checked_axis(axis, name):
             return elementwise_rows(frame, name, kwargs)
         if name != "var" and any(map(reductions.is_time, frame._meta.dtypes)):
@@ -240,7 +242,7 @@ class DataFrame(
         return total(frame._node)
 
     def _total(self, name: str, axis: Any, numeric_only: bool, kwargs: dict[str, Any]) -> Any:
-        frame = self[reductions.numeric_columns(self._meta)] if numeric_only else self
+        frame = self.iloc[:, reductions.numeric_columns(self._meta)] if numeric_only else self
         if reductions.checked_axis(axis, name):
             return elementwise_rows(frame, name, kwargs)
         return reductions.reduce_by(name, frame._node, **kwargs)

@@ -172,13 +172,13 @@ class GroupBy:
         return self._back("filter", (func, *args), kwargs, meta=meta, all_rows=False)
 
     def get_group(self, name: Any) -> Any:
-        """The rows of one group."""
+        """The rows of one group; none where there is no such group."""
         keys = name if isinstance(name, tuple) else (name,)
         if len(keys) != len(self._grouping.by):
             raise InputError(f"expected {len(self._grouping.by)} keys of a group, found {name!r}")
         frame = Frame._of(self._node)
         for column, key in zip(self._grouping.by, keys, strict=True):
-            frame = frame[frame[column] == key]
+            frame = frame[frame[column].isna() if pd.api.types.is_scalar(key) and pd.isna(key) else frame[column] == key]
         if self._series:
             return frame[VALUE].rename(self._selection)
         return frame[self._visible if self._selection is None else self._selection]

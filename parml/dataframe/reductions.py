@@ -100,9 +100,9 @@ def _moments(name: str, node: Node, order: int, ddof: int, skipna: bool) -> Any:
         return moment_of_times(name, node, ddof, skipna)
     columns = [node.meta] if isinstance(node.meta, pd.Series) else [node.meta.iloc[:, i] for i in range(node.meta.shape[1])]
     for column in columns:
-        if not pd.api.types.is_numeric_dtype(column.dtype):
+        if not pd.api.types.is_numeric_dtype(column.dtype) or pd.api.types.is_complex_dtype(column.dtype):
             raise TypeError(
-                f"expected numbers for {name}, found column {column.name!r} of dtype {column.dtype}; "
+                f"expected real numbers for {name}, found column {column.name!r} of dtype {column.dtype}; "
                 "choose columns, or pass numeric_only=True"
             )
     meta = getattr(node.meta, name)(**({"ddof": ddof} if order == 2 else {}))
@@ -304,9 +304,9 @@ def rows_of(node: Node) -> Any:
     return Frame._of(Reduce("len", CountRows(node), sum, sum, 0))
 
 
-def numeric_columns(meta: pd.DataFrame) -> list[Any]:
-    """Columns of numbers and truth values."""
-    return [column for column, dtype in meta.dtypes.items() if pd.api.types.is_numeric_dtype(dtype)]
+def numeric_columns(meta: pd.DataFrame) -> list[int]:
+    """The places of the columns of numbers and truth values."""
+    return [place for place, dtype in enumerate(meta.dtypes) if pd.api.types.is_numeric_dtype(dtype)]
 
 
 def checked_axis(axis: Any, name: str) -> bool:

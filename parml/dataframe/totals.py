@@ -53,7 +53,7 @@ class Totals(Frame):
     def _moment_of(self, name: str, axis: Any, skipna: bool, numeric_only: bool, kwargs: dict[str, Any]) -> Any:
         frame: Any = self
         if numeric_only and isinstance(self._meta, pd.DataFrame):
-            frame = frame[reductions.numeric_columns(self._meta)]
+            frame = frame.iloc[:, reductions.numeric_columns(self._meta)]
         if reductions.checked_axis(axis, name):
             return elementwise(name, partial(steps.call_method, name), (frame,), {"axis": 1, "skipna": skipna, **kwargs})
         return reductions.moment_of(name, frame._node, skipna=skipna, **kwargs)
@@ -61,7 +61,7 @@ class Totals(Frame):
     def _extreme(self, name: str, axis: Any, skipna: bool, numeric_only: bool) -> Any:
         frame: Any = self
         if numeric_only and isinstance(self._meta, pd.DataFrame):
-            frame = frame[reductions.numeric_columns(self._meta)]
+            frame = frame.iloc[:, reductions.numeric_columns(self._meta)]
         if reductions.checked_axis(axis, name):
             return elementwise(name, partial(steps.call_method, name), (frame,), {"axis": 1, "skipna": skipna})
         node = labelled(frame._node)
@@ -295,7 +295,7 @@ class FrameTotals(Totals):
         """
         frame: Any = self
         if numeric_only:
-            frame = frame[reductions.numeric_columns(self._meta)]
+            frame = frame.iloc[:, reductions.numeric_columns(self._meta)]
         if reductions.checked_axis(axis, "quantile"):
             if np.ndim(q):
                 raise NotSupported("expected one quantile with axis=1, found several")
@@ -306,7 +306,7 @@ class FrameTotals(Totals):
 
     def median(self, axis: Any = 0, skipna: bool = True, numeric_only: bool = False) -> Any:
         """The median of each column, exact, or with ``axis=1`` of each row."""
-        frame: Any = self[reductions.numeric_columns(self._meta)] if numeric_only else self  # type: ignore[index]
+        frame: Any = self.iloc[:, reductions.numeric_columns(self._meta)] if numeric_only else self  # type: ignore[attr-defined]
         if reductions.checked_axis(axis, "median"):
             return elementwise("median", partial(steps.call_method, "median"), (frame,), {"axis": 1, "skipna": skipna})
         meta = frame._meta.median()
@@ -336,7 +336,7 @@ class FrameTotals(Totals):
 
     def mode(self, axis: Any = 0, numeric_only: bool = False, dropna: bool = True) -> Any:
         """The most frequent values of each column."""
-        frame: Any = self[reductions.numeric_columns(self._meta)] if numeric_only else self  # type: ignore[index]
+        frame: Any = self.iloc[:, reductions.numeric_columns(self._meta)] if numeric_only else self  # type: ignore[attr-defined]
         if reductions.checked_axis(axis, "mode"):
             raise NotSupported("expected axis=0 in mode, found 1, whose columns depend on the rows; use map_partitions")
         meta = frame._meta.mode(dropna=dropna)
@@ -363,12 +363,12 @@ class FrameTotals(Totals):
 
     def corr(self, method: Any = "pearson", min_periods: int = 1, numeric_only: bool = False) -> Any:
         """The correlation of each pair of columns, over rows where both have values."""
-        frame: Any = self[reductions.numeric_columns(self._meta)] if numeric_only else self  # type: ignore[index]
+        frame: Any = self.iloc[:, reductions.numeric_columns(self._meta)] if numeric_only else self  # type: ignore[attr-defined]
         return comoment_of("corr", (frame._node,), min_periods=min_periods, method=method)
 
     def cov(self, min_periods: int | None = None, ddof: int = 1, numeric_only: bool = False) -> Any:
         """The covariance of each pair of columns, over rows where both have values."""
-        frame: Any = self[reductions.numeric_columns(self._meta)] if numeric_only else self  # type: ignore[index]
+        frame: Any = self.iloc[:, reductions.numeric_columns(self._meta)] if numeric_only else self  # type: ignore[attr-defined]
         return comoment_of("cov", (frame._node,), min_periods=min_periods, ddof=ddof)
 
     def memory_usage(self, index: bool = True, deep: bool = False) -> Any:

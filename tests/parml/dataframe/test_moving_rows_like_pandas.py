@@ -178,6 +178,9 @@ def test_groups_by_a_series_and_of_a_series_equal_pandas(table: tuple[Any, Any],
             f.groupby(f.k)[["x"]].sum(),
             f.x.groupby(f.i).cumsum(),
             f.groupby(level=0).i.sum(),
+            f.assign(k=f.k.where(f.k != "a")).groupby(["k", "b"], dropna=False).get_group((np.nan, True)).drop(columns="i")
+            if len(f[(f.k.isna() | (f.k == "a")) & f.b])
+            else f.i,
             f.groupby("c", observed=False).x.sum(),
             f.groupby(["c", "b"], observed=False).x.count(),
             f.groupby(["b", "c"], observed=False).x.sum(),

@@ -285,6 +285,9 @@ def test_duplicate_columns_are_kept_in_order() -> None:
     assert_same(frame["a"].compute(), whole["a"])
     assert_same(frame[["b", "a"]].compute(), whole[["b", "a"]])
     assert_same(frame.sum().compute(), whole.sum())
+    assert_same(frame.drop(columns="b").compute(), whole.drop(columns="b"))
+    assert_same(frame.select_dtypes("number").compute(), whole.select_dtypes("number"))
+    assert_same(frame.sum(numeric_only=True).compute(), whole.sum(numeric_only=True))
 
 
 class TestMistakes:
@@ -335,6 +338,8 @@ class TestMistakes:
             _ = self.frame.a.str
         with pytest.raises(TypeError, match="numeric_only"):
             self.frame.mean()
+        with pytest.raises(TypeError, match="real numbers"):
+            cut(pd.Series([1j, 2]), [1]).mean()
         with pytest.raises(InputError, match="truth values"):
             self.frame[self.frame.a]
 
