@@ -60,6 +60,8 @@ class Collector:
 
     def take_known(self) -> bool:
         """Take what came with the news of the tasks' ends, if that is all there is to have: it needs no loop. Any thread."""
+        if not self._records:
+            self._end()
         known: list[tuple[Held, Fetched]] = []
         with self._link.lock:
             for record in self._records:
