@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from parml_core.engine.base import Engine
 from parml_core.engine.context import inside_task
+from parml_core.errors import SerializationError
 from parml_core.graph.task import run
 from parml_core.protocol.messages import Assignment, Failure
 from parml_core.protocol.serialize import MAYBE_SMALL_BYTES, dumps_small, failure_of, loads
@@ -268,7 +269,8 @@ class Executor:
                 small = dumps_small(value)
             elif job.assignment.wanted and nbytes >= LENT_AT_ONCE_BYTES and is_bulk(value) and self._has_room(nbytes):
                 value = None  # the entry has it, and lets go of it
-                entry.to_segment()
+                with contextlib.suppress(SerializationError):  # then it serves tasks here, and who asks from elsewhere is told
+                    entry.to_segment()
             duration_s = perf_counter() - started
         except BaseException as error:  # SystemExit and KeyboardInterrupt are the task's failures like any other
             duration_s = perf_counter() - started

@@ -238,6 +238,27 @@ def test_result_that_cannot_be_pickled_raises_at_result_and_serves_as_an_input(c
     assert client.submit(abs, -1).result() == 1
 
 
+class StaysHere:
+    def __reduce__(self) -> Any:
+        raise TypeError("it stays here")
+
+    def __deepcopy__(self, memo: Any) -> StaysHere:
+        return self
+
+
+def frame_that_stays() -> pd.DataFrame:
+    frame = pd.DataFrame({"a": np.ones(500_000)})
+    frame.attrs["stays"] = StaysHere()
+    return frame
+
+
+def test_large_table_that_cannot_be_pickled_serves_as_an_input_too(client: Client) -> None:
+    future = client.submit(frame_that_stays)
+    assert client.submit(len, future).result() == 500_000
+    with pytest.raises(SerializationError):
+        future.result()
+
+
 def test_exception_keeps_type_attributes_and_traceback(client: Client) -> None:
     """The caller sees what was raised, where, and in which task."""
 
