@@ -20,7 +20,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from parml.collections import compute, is_collection
 from parml.data import PartitionedArray
-from parml.model_selection.backend import surroundings
+from parml.model_selection.backend import surroundings, surroundings_on
 from parml.model_selection.blocks import blocks_of, is_by_row
 from parml.model_selection.fit import run
 from parml.model_selection.follow import Progress
@@ -131,7 +131,8 @@ class AdaptiveSearch(OnEngine, MetaEstimatorMixin, BaseEstimator):
                 line.expect(sum(calls_of(rungs, len(running[b].entrants)) for b, rungs in brackets.items()))
             race(
                 engine, list(running.values()), data, order=order, fit_params=whole, scorer=scorer,
-                surroundings=surroundings(), failing_score=self.error_score, heard=lambda entrant: self._hear(entrant, line),
+                surroundings=surroundings_on(engine), failing_score=self.error_score,
+                heard=lambda entrant: self._hear(entrant, line),
             )  # fmt: skip
         self.scorer_ = scorer
         self._keep(running)

@@ -31,7 +31,7 @@ from parml_core.engine.registry import resolve
 from parml_core.errors import NotSupported
 from parml_core.typing import Key
 
-__all__ = ["PlanningBackend", "planned", "surroundings"]
+__all__ = ["PlanningBackend", "planned", "surroundings", "surroundings_on"]
 
 
 @contextmanager
@@ -139,10 +139,13 @@ def surroundings(engine: Engine | None = None) -> Surroundings:
     return Surroundings(get_config(), tuple(filters), engine)
 
 
-def _threads_of_a_task(engine: Engine) -> int | None:
-    """Where tasks run beside each other in this process, their share of its processors: libraries would take all for each."""
+def surroundings_on(engine: Engine) -> Surroundings:
+    """
+    Those of tasks on an engine. Where they run beside each other in this process, compiled libraries get a task's share of its
+    processors: they would take all of them for each.
+    """
     here = [worker.nthreads for worker in engine.workers() if worker.pid == os.getpid()]
-    return max(cpu_count() // sum(here), 1) if sum(here) > 1 else None
+    return surroundings()._replace(threads=max(cpu_count() // sum(here), 1) if sum(here) > 1 else None)
 
 
 def _scattered(engine: Engine, values: list[Any], before: list[tuple[Any, Future[Any]]]) -> list[tuple[Any, Future[Any]]]:
@@ -162,8 +165,7 @@ def _run(
 ) -> None:
     """Put the results of the calls into `results` under their `numbers`; when interrupted, those that are there."""
     candidates = {id(call.kwargs.get("parameters")) for call in calls}
-    around = surroundings()._replace(threads=_threads_of_a_task(engine))
-    planned = plan(calls, shared, around, uuid.uuid4().hex, share=len(candidates) > 1)
+    planned = plan(calls, shared, surroundings_on(engine), uuid.uuid4().hex, share=len(candidates) > 1)
     answers, take = _takers(planned, numbers, results, hear)
     wants = planned.wants
     futures = engine.submit_graph(planned.graph, wants)
